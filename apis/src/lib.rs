@@ -1,0 +1,1 @@
+//! The kinds that users of OpenKCM write, and the APIExport generated from them.

@@ -1,0 +1,1 @@
+//! The Crypto Edge: keys next to the applications, under a lease.

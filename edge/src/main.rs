@@ -1,0 +1,3 @@
+//! The Crypto Edge: keys next to the applications, under a lease.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Serves the console's micro-frontend with a strict content security policy.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Publishes the export in the provider workspace, and upgrades it.

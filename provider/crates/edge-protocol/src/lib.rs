@@ -1,0 +1,1 @@
+//! What provider, Crypto Edges and applications say to each other.

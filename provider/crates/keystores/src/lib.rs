@@ -1,0 +1,1 @@
+//! Roots of trust: AWS KMS, Azure Key Vault, Google Cloud KMS, PKCS#11.

@@ -1,0 +1,1 @@
+//! kcp in kube-rs terms: endpoints, wildcard watches, a cache by logical cluster, a fair queue, scoped clients.

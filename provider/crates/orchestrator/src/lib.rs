@@ -1,0 +1,1 @@
+//! Hands key versions to Crypto Edges under leases and takes them back.

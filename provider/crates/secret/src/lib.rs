@@ -1,0 +1,1 @@
+//! Key bytes in locked, non-dumpable memory that is wiped on drop.

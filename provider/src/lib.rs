@@ -1,0 +1,1 @@
+//! OpenKCM provider: the parts that the binary wires together.
