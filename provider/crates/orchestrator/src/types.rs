@@ -1,0 +1,211 @@
+//! What callers say about keys and hear about edges.
+
+use std::{fmt, time::Duration};
+
+use kcp_client_rs::LogicalCluster;
+use openkcm_secret::SecretKey;
+use uuid::Uuid;
+
+/// A service key as it is known outside its workspace.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct KeyId {
+    /// The workspace.
+    pub cluster: LogicalCluster,
+    /// Namespace of the ServiceEncryptionKey.
+    pub namespace: String,
+    /// Name of the ServiceEncryptionKey.
+    pub name: String,
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.cluster, self.namespace, self.name)
+    }
+}
+
+/// What should be true of a key on every edge that may have it.
+pub enum Desired {
+    /// The key can be used.
+    Serve(KeyState),
+    /// Nobody can use the key; edges remember why, to tell callers.
+    Evicted {
+        /// What callers are told.
+        reason: EvictReason,
+    },
+    /// There is no such key.
+    Gone,
+}
+
+/// A key that can be used. No `Debug`: it holds key bytes.
+pub struct KeyState {
+    /// Name of the Tenant, for example `tenant-root-demo`.
+    pub tenant_name: String,
+    /// Region label of the key's Account; edges that are bound to a region get only keys with the same one.
+    pub region: Option<String>,
+    /// The key's identity in the ledger; part of what ciphertexts are bound to.
+    pub key_uuid: Uuid,
+    /// The version that encrypts. Never goes back while an edge remembers the key.
+    pub current: u32,
+    /// Every version that can be used, in any order; `current` is among them.
+    pub versions: Vec<Version>,
+    /// Versions that cannot be used any more.
+    pub dead_versions: Vec<DeadVersion>,
+    /// Who may use the key beside the service accounts of its own namespace.
+    pub clients: Vec<Client>,
+    /// Changes whenever anything above changes and is the same after a restart of the provider when nothing did:
+    /// a revision or hash of the ledger rows and spec it was made from. Not 0.
+    pub fingerprint: u64,
+}
+
+/// One version of a key.
+pub struct Version {
+    /// Its number.
+    pub version: u32,
+    /// Its bytes.
+    pub material: SecretKey,
+    /// What for.
+    pub usable: Usable,
+}
+
+/// What a version may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Usable {
+    /// Encrypts while it is the current version, and decrypts.
+    Encrypt,
+    /// Decrypts only.
+    Decrypt,
+}
+
+/// A version that cannot be used any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadVersion {
+    /// Its number.
+    pub version: u32,
+    /// Why.
+    pub reason: DeadReason,
+    /// Since when, Unix seconds.
+    pub since: i64,
+}
+
+/// Why a version is dead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeadReason {
+    /// Its material was destroyed.
+    Destroyed,
+    /// It was declared compromised.
+    Compromised,
+}
+
+/// A client of another issuer that may use the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Client {
+    /// The token's `iss`.
+    pub issuer: String,
+    /// The token's `sub`.
+    pub subject: String,
+}
+
+/// Why nobody can use a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EvictReason {
+    /// The key is disabled.
+    Disabled,
+    /// Its root key cannot be used.
+    Unavailable,
+    /// Its tenant is suspended or has unbound.
+    Suspended,
+    /// It is being deleted.
+    Deleted,
+}
+
+/// How far the edges are with what is desired of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Distribution {
+    /// Edges that may have the key: connected ones, and lost ones that are still remembered (10 minutes).
+    pub total: u32,
+    /// Edges that acknowledged the desired state and hold a lease; 0 unless the key is served.
+    pub current: u32,
+    /// Edges that surely cannot use the key: acknowledged, never had it, or their lease has ended.
+    pub evicted: u32,
+    /// Edges that may still be able to use what is not desired, and for how long at most.
+    pub pending: Vec<PendingEdge>,
+    /// After a restart: how long an edge that has not come back yet may live on a lease of before.
+    pub settling: Option<Duration>,
+    /// Distinct callers in the last window, over all edges.
+    pub active_clients: u64,
+}
+
+/// An edge that has not acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingEdge {
+    /// The edge's name.
+    pub edge: String,
+    /// Its last lease for the key surely ends in this time.
+    pub lease_ends_in: Duration,
+}
+
+impl Distribution {
+    /// No edge can use the key any more, nor can one that this orchestrator has not heard of since its start.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted == self.total && self.settling.is_none()
+    }
+
+    /// Every edge that may have the key serves the desired state.
+    pub fn is_current(&self) -> bool {
+        self.current == self.total
+    }
+
+    /// For people: `evicted on 98/100, 2 leases end in 3.1 s`.
+    pub fn describe_eviction(&self) -> String {
+        let longest = self.pending.iter().map(|edge| edge.lease_ends_in).max();
+        let mut text = format!("evicted on {}/{}", self.evicted, self.total);
+        if let Some(longest) = longest {
+            let (count, noun) = (self.pending.len(), if self.pending.len() == 1 { "lease ends" } else { "leases end" });
+            text.push_str(&format!(", {count} {noun} in {:.1} s", longest.as_secs_f64()));
+        }
+        if let Some(settling) = self.settling {
+            text.push_str(&format!(", leases of before the restart end in {:.1} s", settling.as_secs_f64()));
+        }
+        text
+    }
+}
+
+/// Which tenants an edge may serve.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Tenants {
+    /// All.
+    #[default]
+    All,
+    /// Names of tenants (`tenant-root-demo`) or of logical clusters.
+    Only(Vec<String>),
+}
+
+impl Tenants {
+    /// Whether a tenant is among them.
+    pub fn contains(&self, tenant_name: &str, cluster: &LogicalCluster) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.iter().any(|name| name == tenant_name || name == cluster.as_str()),
+        }
+    }
+}
+
+/// An edge, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EdgeInfo {
+    /// Identity in its certificate.
+    pub id: Uuid,
+    /// The name it was enrolled with.
+    pub name: String,
+    /// Region it is bound to.
+    pub region: Option<String>,
+    /// Tenants it may serve.
+    pub tenants: Tenants,
+    /// On the stream now.
+    pub connected: bool,
+    /// Its lease ends in this time; `None`: it has none.
+    pub lease_ends_in: Option<Duration>,
+    /// Keys it may be able to use.
+    pub keys: u64,
+}
