@@ -1,0 +1,250 @@
+//! The operator's configuration of key stores: `--key-stores FILE`.
+//!
+//! `example-key-stores.yaml` beside this crate shows every field. Secrets are never in the file: it names other files that hold them.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Everything that the operator decides about key stores. The default has no credentials and no grants: nothing can be opened except
+/// with a tenant's own federated access.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// Limits on calls.
+    pub limits: LimitsConfig,
+    /// Who may use what with the provider's own credentials.
+    pub grants: Vec<Grant>,
+    /// AWS KMS.
+    pub aws: AwsConfig,
+    /// Azure Key Vault and Managed HSM.
+    pub azure: AzureConfig,
+    /// Google Cloud KMS.
+    pub gcp: GcpConfig,
+    /// PKCS#11 libraries (Thales Luna, SoftHSM).
+    pub pkcs11: Vec<Pkcs11Library>,
+}
+
+/// Limits on calls to key stores.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LimitsConfig {
+    /// The longest that one call may take, retries of the client library included. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub deadline: Duration,
+    /// Calls under way to one endpoint. Default 16.
+    pub per_endpoint: usize,
+    /// Calls under way for one workspace. Default 8.
+    pub per_workspace: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(5), per_endpoint: 16, per_workspace: 8 }
+    }
+}
+
+/// Lets some workspaces use some root keys with the provider's own credentials. Patterns: `*` stands for any run of characters.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Grant {
+    /// Workspaces by path: exact, or with all below it as `root:acme:*`.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// Workspaces by logical cluster: exact, never used again by another workspace.
+    #[serde(default)]
+    pub logical_clusters: Vec<String>,
+    /// Key references, as an Account spells them.
+    #[serde(default)]
+    pub references: Vec<String>,
+    /// Identities that an Account's `access` may name where the provider's own token is what they trust: Azure `TENANT_ID/CLIENT_ID`,
+    /// Google service accounts.
+    #[serde(default)]
+    pub identities: Vec<String>,
+}
+
+/// AWS KMS.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AwsConfig {
+    /// Where the provider's own credentials come from; they are also what assumes a tenant's role. Absent: AWS accounts are refused.
+    pub credentials: Option<AwsCredentials>,
+    /// Another address than AWS's own for KMS and STS, for tests.
+    pub endpoint: Option<String>,
+    /// Another address for STS alone, for tests.
+    pub sts_endpoint: Option<String>,
+}
+
+/// The provider's own AWS credentials.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum AwsCredentials {
+    /// From the process's surroundings: environment, web identity token, instance or container role.
+    Ambient,
+    /// A long-lived access key.
+    AccessKey {
+        /// The access key id.
+        id: String,
+        /// File that holds the secret access key.
+        secret_file: PathBuf,
+    },
+}
+
+/// Azure Key Vault and Managed HSM.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AzureConfig {
+    /// The provider's own identity. Absent: vaults are refused unless the Account brings its access.
+    pub credentials: Option<AzureCredentials>,
+    /// Signed token that a tenant's application trusts. With `{logicalCluster}` in the path there is one per workspace, and a tenant may
+    /// name any application; without, the application must be granted in `identities`.
+    pub assertion_file: Option<String>,
+    /// Vault and login hosts that are somewhere else, for tests: host name to address.
+    pub resolve: BTreeMap<String, SocketAddr>,
+    /// Further certificate authority, PEM, for tests.
+    pub ca_file: Option<PathBuf>,
+    /// Vault hosts that may resolve to private addresses (private endpoints). Loopback, link-local and metadata addresses stay refused.
+    pub private_hosts: Vec<String>,
+}
+
+/// The provider's own identity at Azure.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum AzureCredentials {
+    /// An application with a secret.
+    ClientSecret {
+        /// Directory id.
+        tenant_id: String,
+        /// Application id.
+        client_id: String,
+        /// File that holds the secret.
+        secret_file: PathBuf,
+    },
+    /// An application that trusts a signed token (workload identity).
+    Assertion {
+        /// Directory id.
+        tenant_id: String,
+        /// Application id.
+        client_id: String,
+        /// File that holds the token; read again for every exchange.
+        token_file: PathBuf,
+    },
+    /// The managed identity of the machine.
+    ManagedIdentity,
+}
+
+/// Google Cloud KMS.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct GcpConfig {
+    /// The provider's own identity. Absent: Google accounts are refused.
+    pub credentials: Option<GcpCredentials>,
+    /// Another address than Google's own, for tests.
+    pub endpoint: Option<String>,
+}
+
+/// The provider's own identity at Google.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum GcpCredentials {
+    /// From the process's surroundings (application default credentials).
+    Ambient,
+    /// A credential file: service account key or workload identity federation.
+    File {
+        /// The JSON file.
+        path: PathBuf,
+    },
+    /// No credentials, for tests. Only together with `endpoint`.
+    Anonymous,
+}
+
+/// A PKCS#11 library. It is loaded into this process: an operator must trust it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Pkcs11Library {
+    /// Path of the shared library.
+    pub module: PathBuf,
+    /// Tokens (Luna: partitions) that may be used.
+    pub tokens: Vec<Pkcs11Token>,
+}
+
+/// A token of a PKCS#11 library.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Pkcs11Token {
+    /// Its label, as references name it.
+    pub label: String,
+    /// Its serial number, where labels are not unique.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// File that holds the PIN of the user (Luna: crypto officer).
+    pub pin_file: PathBuf,
+    /// How keys are wrapped.
+    #[serde(default)]
+    pub mechanism: Pkcs11Mechanism,
+}
+
+/// How an HSM wraps keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Pkcs11Mechanism {
+    /// `CKM_AES_GCM` by `C_Encrypt`, with a nonce of ours from the HSM's random source; binding as AAD.
+    #[default]
+    AesGcm,
+    /// The same where the HSM makes the nonce itself and appends it (Luna in FIPS mode).
+    AesGcmTokenIv,
+    /// AES key wrap with padding (RFC 5649) by `C_WrapKey`; binding inside. Numbers differ: SoftHSM 0x210a, Luna 0x80000171.
+    KeyWrapPad {
+        /// The number of the mechanism.
+        number: u64,
+    },
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read key store configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not valid. The text names the place, and never a secret: there is none in the file.
+    #[error("key store configuration {path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the file given by `--key-stores`.
+    pub fn read(path: &std::path::Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
+    }
+
+    /// Parses YAML.
+    pub fn parse(yaml: &str) -> Result<Self, String> {
+        serde_yaml_ng::from_str(yaml).map_err(|error| error.to_string())
+    }
+}
+
+/// `5s`, `500ms` or `2m`.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| D::Error::custom("expected a duration such as 5s or 500ms"))?;
+    match &text[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(D::Error::custom("expected a duration such as 5s or 500ms")),
+    }
+}
