@@ -1,1 +1,18 @@
 //! Starts a real kcp, real key stores and the built binaries, and drives them.
+//!
+//! Two programs stand on this crate: `openkcm-dev` (`make up`, `make down`) leaves everything running for a person, and
+//! the scenarios in `tests/e2e` take everything down with them. Both use the same recipes, so what a person
+//! tries by hand is what the tests prove.
+//!
+//! - [`process`]: a child process with a log, that dies with its owner or outlives it on purpose.
+//! - [`kcp`], [`workspace`]: the API server and what a user does in a workspace.
+//! - [`stores`]: the key stores.
+//! - [`installation`]: one published export with its provider and edges; a kcp can hold several.
+//! - [`story`]: what a scenario is written in, and the report when one fails.
+#![warn(missing_docs)]
+
+pub mod kcp;
+pub mod paths;
+pub mod process;
+pub mod wait;
+pub mod workspace;

@@ -1,0 +1,1 @@
+//! One published export with its provider and edges.

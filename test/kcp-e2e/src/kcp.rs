@@ -1,0 +1,194 @@
+//! A real kcp on loopback: one server, or two shards behind a front proxy.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::Value;
+
+use crate::{
+    paths,
+    process::{Lifetime, Process, Recipe, free_ports},
+    wait::within,
+};
+
+/// A running kcp.
+#[derive(Debug)]
+pub struct Kcp {
+    process: Process,
+    kubeconfig: PathBuf,
+    /// A kubeconfig with a context `shard-base` that may ask a shard itself.
+    shard_kubeconfig: PathBuf,
+    url: String,
+}
+
+/// What a kcp is started with.
+#[derive(Debug, Clone)]
+pub struct KcpOptions {
+    /// Its data, log and kubeconfigs; an existing one is used again.
+    pub folder: PathBuf,
+    /// Where its log and record are.
+    pub logs: PathBuf,
+    /// Whether it outlives its owner.
+    pub lifetime: Lifetime,
+    /// The port; free ones are found for etcd.
+    pub port: u16,
+    /// The origin of a web page that may call the API from a browser.
+    pub browser_origin: Option<String>,
+}
+
+impl Kcp {
+    /// Starts one server with etcd inside, and waits until the root workspace is usable (about 25 seconds).
+    pub async fn start(options: &KcpOptions) -> Result<Self> {
+        let binaries = paths::kcp_binaries()?;
+        fs::create_dir_all(&options.folder).context("making kcp's folder")?;
+        let [etcd_client, etcd_peer] = free_ports()?;
+        let mut recipe = Recipe::new("kcp", binaries.join("kcp"), ["start", "--bind-address", "127.0.0.1"])
+            .arg("--root-directory")
+            .arg(&options.folder)
+            .arg(format!("--secure-port={}", options.port))
+            .arg(format!("--embedded-etcd-client-port={etcd_client}"))
+            .arg(format!("--embedded-etcd-peer-port={etcd_peer}"));
+        if let Some(origin) = &options.browser_origin {
+            recipe = recipe.arg(format!("--cors-allowed-origins=^{}$", origin.replace('.', r"\.")));
+        }
+        let kubeconfig = options.folder.join("admin.kubeconfig");
+        // Of an earlier start, with another port in it: kcp writes it again.
+        let _ = fs::remove_file(&kubeconfig);
+        let process = Process::start(&recipe, &options.logs, options.lifetime)?;
+        let mut kcp = Self {
+            process,
+            shard_kubeconfig: kubeconfig.clone(),
+            kubeconfig,
+            url: format!("https://127.0.0.1:{}", options.port),
+        };
+        kcp.wait_until_ready().await?;
+        Ok(kcp)
+    }
+
+    /// Starts cache server, two shards (`root`, `shard-1`) and front proxy.
+    ///
+    /// `spec.location.selector.matchLabels.shard` of a workspace says where it goes.
+    pub async fn start_two_shards(folder: &Path, lifetime: Lifetime) -> Result<Self> {
+        let binaries = paths::kcp_binaries()?;
+        fs::create_dir_all(folder).context("making kcp's folder")?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kcp-tool/two-shards");
+        let path = std::env::join_paths(
+            std::iter::once(binaries)
+                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        )
+        .context("a PATH with kcp's binaries")?;
+        // The script counts up from its first port: the first of a free range, not one of the kernel's own choice.
+        let [some] = free_ports::<1>()?;
+        let port = 20_000 + some % 10_000;
+        let recipe =
+            Recipe::new("two-shards", script, [folder]).env("PATH", path).env("PORT0", port.to_string());
+        let process = Process::start(&recipe, folder, lifetime)?;
+        let mut kcp = Self {
+            process,
+            kubeconfig: folder.join("admin.kubeconfig"),
+            shard_kubeconfig: folder.join("root/admin.kubeconfig"),
+            url: format!("https://127.0.0.1:{port}"),
+        };
+        within(Duration::from_secs(240), "the two shards are ready", || {
+            let state = kcp.process.check();
+            let ready = folder.join("ready").exists();
+            async move {
+                state?;
+                ensure!(ready, "the script has not said so yet");
+                Ok(())
+            }
+        })
+        .await?;
+        kcp.wait_until_ready().await?;
+        Ok(kcp)
+    }
+
+    /// Takes a detached one over that is already running.
+    pub fn find(options: &KcpOptions) -> Option<Self> {
+        let process = Process::find("kcp", &options.logs)?;
+        let kubeconfig = options.folder.join("admin.kubeconfig");
+        let url = format!("https://127.0.0.1:{}", options.port);
+        Some(Self { process, shard_kubeconfig: kubeconfig.clone(), kubeconfig, url })
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let kubeconfig = self.kubeconfig.clone();
+        let url = self.url.clone();
+        within(Duration::from_secs(180), "kcp serves the root workspace", || {
+            let state = self.process.check();
+            let (kubeconfig, url) = (kubeconfig.clone(), url.clone());
+            async move {
+                state?;
+                let client = client(&kubeconfig, "base", &url, "root").await?;
+                // The last thing that kcp makes at its first start, and the first that a workspace needs.
+                let universal = "/apis/tenancy.kcp.io/v1alpha1/workspacetypes/universal";
+                get(&client, universal).await?;
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// A client of the kcp administrator for the workspace at a path, for example `root:acme`.
+    pub async fn client(&self, path: &str) -> Result<Client> {
+        client(&self.kubeconfig, "base", &self.url, path).await
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// `https://HOST:PORT`, without a workspace.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The process, for its log.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The process, to stop it.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The public keys that service account tokens are signed with, as a JWK set.
+    pub async fn service_account_keys(&self) -> Result<Value> {
+        let kubeconfig = Kubeconfig::read_from(&self.shard_kubeconfig).context("reading the shard's kubeconfig")?;
+        let context = KubeConfigOptions { context: Some("shard-base".to_owned()), ..Default::default() };
+        let config = Config::from_custom_kubeconfig(kubeconfig, &context).await.context("context shard-base")?;
+        let client = Client::try_from(config).context("a client of the shard")?;
+        get(&client, "/openid/v1/jwks").await
+    }
+}
+
+/// GETs a path as JSON.
+pub async fn get(client: &Client, path: &str) -> Result<Value> {
+    let request = http::Request::get(path).body(Vec::new()).context("a request")?;
+    client.request(request).await.with_context(|| format!("GET {path}"))
+}
+
+async fn client(kubeconfig: &Path, context: &str, url: &str, path: &str) -> Result<Client> {
+    use_one_crypto_provider();
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).context("reading kcp's kubeconfig")?;
+    let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kcp's kubeconfig")?;
+    config.cluster_url = format!("{url}/clusters/{path}").parse().context("the URL of a workspace")?;
+    config.read_timeout = Some(Duration::from_secs(60));
+    Client::try_from(config).context("a client of a workspace")
+}
+
+fn use_one_crypto_provider() {
+    // An error says that it was done before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

@@ -1,0 +1,48 @@
+//! Where things are: the work tree, the cache outside it, the binaries that cargo built.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// The root of the repository.
+pub fn work_tree() -> PathBuf {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.parent().and_then(Path::parent).unwrap_or(crate_dir).to_owned()
+}
+
+/// The cache that outlives the work tree: the kcp build, virtual environments.
+pub fn cache() -> PathBuf {
+    env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .unwrap_or_else(|| env::temp_dir().join("cache"))
+        .join("openkcm")
+}
+
+/// A binary of this workspace, built by the same cargo invocation as the running program.
+pub fn built(name: &str) -> Result<PathBuf> {
+    let me = env::current_exe().context("the path of the running program")?;
+    // target/debug/openkcm-dev, or target/debug/deps/e2e-0123456789abcdef
+    let path = me
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("{name} is not built: run `cargo build --workspace --all-targets` first"))?;
+    Ok(path)
+}
+
+/// The folder with `kcp`, `kcp-front-proxy`, `cache-server` and `kubectl`; built now if they are not there.
+pub fn kcp_binaries() -> Result<PathBuf> {
+    let toolchain = Path::new(env!("CARGO_MANIFEST_DIR")).join("toolchain");
+    let built = Command::new(&toolchain).arg("kcp").status().context("running the toolchain script")?;
+    ensure!(built.success(), "kcp could not be built: see above");
+    let output = Command::new(&toolchain).arg("bin").output().context("running the toolchain script")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(PathBuf::from(String::from_utf8(output.stdout).context("a path in UTF-8")?.trim()))
+}

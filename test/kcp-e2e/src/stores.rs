@@ -1,0 +1,1 @@
+//! The key stores that the tests and `make up` run: LocalStack's AWS KMS, SoftHSM, and our contract servers.
