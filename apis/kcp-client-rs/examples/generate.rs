@@ -46,7 +46,7 @@ fn kind(text: &mut String, crd: &Value, version: &str) {
     let schema = &versions.iter().find(|v| v["name"] == version).unwrap()["schema"]["openAPIV3Schema"]["properties"];
     let mut attributes = format!("group = {group}, version = \"{version}\", kind = \"{kind}\", plural = {plural}");
     if base != kind {
-        write!(attributes, ", struct = \"{base}\"").unwrap();
+        write!(attributes, ", root = \"{base}\"").unwrap();
     }
     if schema["status"].is_object() {
         write!(attributes, ", status = \"{base}Status\"").unwrap();

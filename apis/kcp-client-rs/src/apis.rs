@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha2",
     kind = "APIBinding",
     plural = "apibindings",
-    struct = "ApiBinding",
+    root = "ApiBinding",
     status = "ApiBindingStatus",
     derive = "PartialEq",
     schema = "disabled"
@@ -132,7 +132,7 @@ pub struct ApiBindingStatusExportPermissionClaim {
     version = "v1alpha2",
     kind = "APIExport",
     plural = "apiexports",
-    struct = "ApiExport",
+    root = "ApiExport",
     status = "ApiExportStatus",
     derive = "PartialEq",
     schema = "disabled"
@@ -264,7 +264,7 @@ pub struct ApiExportStatusVirtualWorkspace {
     version = "v1alpha1",
     kind = "APIExportEndpointSlice",
     plural = "apiexportendpointslices",
-    struct = "ApiExportEndpointSlice",
+    root = "ApiExportEndpointSlice",
     status = "ApiExportEndpointSliceStatus",
     derive = "PartialEq",
     schema = "disabled"
@@ -311,7 +311,7 @@ pub struct ApiExportEndpointSliceStatusEndpoint {
     version = "v1alpha1",
     kind = "APIResourceSchema",
     plural = "apiresourceschemas",
-    struct = "ApiResourceSchema",
+    root = "ApiResourceSchema",
     derive = "PartialEq",
     schema = "disabled"
 )]
