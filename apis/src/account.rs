@@ -170,7 +170,7 @@ pub struct AccountStatus {
     /// Number of ServiceEncryptionKeys that name this Account. The API server refuses a delete unless it is 0.
     #[serde(default)]
     pub dependents: i32,
-    /// Types: see [`crate::conditions`].
+    /// What is true about it, one entry per type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

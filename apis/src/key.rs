@@ -158,7 +158,7 @@ pub struct ServiceEncryptionKeyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub versions: Vec<KeyVersion>,
-    /// Types: see [`crate::conditions`].
+    /// What is true about it, one entry per type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

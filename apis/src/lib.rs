@@ -7,6 +7,7 @@
 
 mod account;
 pub mod conditions;
+pub mod export;
 mod key;
 mod names;
 pub mod references;

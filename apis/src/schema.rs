@@ -21,7 +21,6 @@ pub(crate) fn int32(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
-        "description": "What is true about the object, one entry per type.",
         "maxItems": 16,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],

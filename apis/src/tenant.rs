@@ -53,7 +53,7 @@ pub struct TenantStatus {
     /// Number of ServiceEncryptionKeys.
     #[serde(default)]
     pub service_encryption_keys: i32,
-    /// Types: see [`crate::conditions`].
+    /// What is true about it, one entry per type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
