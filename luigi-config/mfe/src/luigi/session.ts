@@ -1,0 +1,167 @@
+import LuigiClient from "@luigi-project/client";
+import { gatewayUrl } from "../data/graphql.js";
+import type { TokenSource } from "../data/port.js";
+import type { Params } from "../model/filter.js";
+import { mapTheme, type Theme } from "./theme.js";
+import { ending, expiry, newest } from "./token.js";
+
+/** What the portal puts into the context; every member may be missing. */
+interface PortalContext {
+  token?: string;
+  kcpPath?: string;
+  namespaceId?: string;
+  openkcmScope?: string;
+  userEmail?: string;
+  portalContext?: { crdGatewayApiUrl?: string; kcpWorkspaceUrl?: string };
+}
+
+/** A value that still starts with a colon is a placeholder that nobody filled in. */
+const given = (v: unknown): string | undefined => (typeof v === "string" && v && !v.startsWith(":") ? v : undefined);
+
+export interface Route {
+  /** Segments after the page's root, decoded. */
+  path: string[];
+  params: Params;
+}
+
+export function parsePath(hash: string): string[] {
+  return hash
+    .replace(/^#?\/*/, "")
+    .split("?")[0]!
+    .split("/")
+    .filter(Boolean)
+    .map((s) => {
+      try {
+        return decodeURIComponent(s);
+      } catch {
+        return s;
+      }
+    });
+}
+
+export const pathOf = (path: string[]): string => `/${path.map(encodeURIComponent).join("/")}`;
+
+/** The page's side of the shell: context, token, theme, language, address. Tells `change` of anything new. */
+export class Session extends EventTarget implements TokenSource {
+  private context: PortalContext = {};
+  route: Route = { path: [], params: {} };
+  theme: Theme = "sap_horizon";
+  locale = "en";
+  /** Set when the shell had no newer token after a refusal. */
+  expired = false;
+  private backdrops = 0;
+  private renewal?: Promise<boolean>;
+
+  /** Resolves when the shell has spoken; never, when there is no shell. */
+  start(): Promise<void> {
+    return new Promise((resolve) => {
+      LuigiClient.addInitListener((context: unknown) => {
+        this.take(context);
+        resolve();
+      }, true);
+      LuigiClient.addContextUpdateListener((context: unknown) => this.take(context));
+      window.addEventListener("hashchange", () => this.take(LuigiClient.getContext()));
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.take(LuigiClient.getContext()));
+    });
+  }
+
+  private take(context: unknown): void {
+    this.context = (context ?? {}) as PortalContext;
+    if (!ending(this.token(), Date.now())) this.expired = false;
+    const params: Params = {};
+    for (const [k, v] of Object.entries(LuigiClient.getNodeParams(true) ?? {})) if (v !== undefined && v !== "") params[k] = String(v);
+    this.route = { path: parsePath(location.hash), params };
+    const shown = LuigiClient.uxManager().getCurrentTheme() || new URLSearchParams(location.search).get("sap-theme");
+    this.theme = mapTheme(shown, matchMedia("(prefers-color-scheme: dark)").matches);
+    this.locale = LuigiClient.uxManager().getCurrentLocale() || navigator.language || "en";
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Read at each request and never kept: both copies that Luigi holds can be stale. */
+  token(): string | undefined {
+    const auth = LuigiClient.getToken() as unknown as string | undefined;
+    return newest(given((LuigiClient.getContext() as PortalContext)?.token), given(auth));
+  }
+
+  /** Several requests that fail together ask the shell once. */
+  renew(): Promise<boolean> {
+    this.renewal ??= this.askShell().finally(() => {
+      this.renewal = undefined;
+    });
+    return this.renewal;
+  }
+
+  private async askShell(): Promise<boolean> {
+    const before = this.token();
+    // A navigation that changes nothing is the only thing that makes Luigi send the context anew.
+    const updated = new Promise<void>((resolve) => {
+      const id = LuigiClient.addContextUpdateListener(() => {
+        LuigiClient.removeContextUpdateListener(id);
+        resolve();
+      });
+      setTimeout(() => {
+        LuigiClient.removeContextUpdateListener(id);
+        resolve();
+      }, 5_000);
+    });
+    LuigiClient.addNodeParams({ ...this.route.params, r: String(Date.now() % 100_000) }, false);
+    await updated;
+    const fresh = this.token();
+    const better = !!fresh && fresh !== before && expiry(fresh) >= expiry(before);
+    if (!better) {
+      this.expired = true;
+      this.dispatchEvent(new Event("change"));
+    }
+    return better;
+  }
+
+  /** Only the namespace's keys, on the namespace's page. */
+  get namespace(): string | undefined {
+    return this.context.openkcmScope === "namespace" ? given(this.context.namespaceId) : undefined;
+  }
+  get restUrl(): string | undefined {
+    return given(this.context.portalContext?.kcpWorkspaceUrl);
+  }
+  get graphqlUrl(): string | undefined {
+    return gatewayUrl(this.context.portalContext?.crdGatewayApiUrl, given(this.context.kcpPath));
+  }
+  get workspace(): string {
+    return given(this.context.kcpPath) ?? "";
+  }
+  get user(): string | undefined {
+    return given(this.context.userEmail);
+  }
+
+  navigate(path: string[], params: Params = {}): void {
+    const changed = pathOf(path) !== pathOf(this.route.path);
+    this.route = { path, params };
+    history.replaceState(history.state, "", `#${pathOf(path)}`);
+    if (changed) {
+      LuigiClient.linkManager().fromVirtualTreeRoot().withoutSync().withParams(params).navigate(pathOf(path));
+    } else {
+      this.replaceParams(params);
+    }
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Filters change without a new entry in the browser's history. */
+  replaceParams(params: Params): void {
+    const cleared = Object.fromEntries(Object.keys(LuigiClient.getNodeParams() ?? {}).map((k) => [k, undefined]));
+    this.route = { ...this.route, params };
+    LuigiClient.addNodeParams({ ...cleared, ...params } as Record<string, string>, false);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  dialogOpened(): void {
+    if (this.backdrops++ === 0) LuigiClient.uxManager().addBackdrop();
+  }
+  dialogClosed(): void {
+    if (this.backdrops > 0 && --this.backdrops === 0) LuigiClient.uxManager().removeBackdrop();
+  }
+  setDirty(dirty: boolean): void {
+    LuigiClient.uxManager().setDirtyStatus(dirty);
+  }
+  ready(): void {
+    LuigiClient.uxManager().hideLoadingIndicator();
+  }
+}
