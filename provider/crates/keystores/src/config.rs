@@ -2,9 +2,18 @@
 //!
 //! `example-key-stores.yaml` beside this crate shows every field. Secrets are never in the file: it names other files that hold them.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use kcp_client_rs::LogicalCluster;
 use serde::{Deserialize, Deserializer, de::Error as _};
+use zeroize::Zeroizing;
+
+use crate::Error;
 
 /// Everything that the operator decides about key stores. The default has no credentials and no grants: nothing can be opened except
 /// with a tenant's own federated access.
@@ -57,8 +66,8 @@ pub struct Grant {
     /// Key references, as an Account spells them.
     #[serde(default)]
     pub references: Vec<String>,
-    /// Identities that an Account's `access` may name where the provider's own token is what they trust: Azure `TENANT_ID/CLIENT_ID`,
-    /// Google service accounts.
+    /// Identities that an Account's `access` may name where nothing else tells one workspace from another: Azure `TENANT_ID/CLIENT_ID`,
+    /// Google service accounts, ARNs of AWS roles in the provider's own accounts.
     #[serde(default)]
     pub identities: Vec<String>,
 }
@@ -73,6 +82,9 @@ pub struct AwsConfig {
     pub endpoint: Option<String>,
     /// Another address for STS alone, for tests.
     pub sts_endpoint: Option<String>,
+    /// The accounts that the provider's own identity belongs to, 12 digits each. A role there needs a grant in `identities`: inside one
+    /// account trust policies often ask for no external id.
+    pub own_accounts: Vec<String>,
 }
 
 /// The provider's own AWS credentials.
@@ -224,7 +236,7 @@ pub enum ConfigError {
 
 impl Config {
     /// Reads the file given by `--key-stores`.
-    pub fn read(path: &std::path::Path) -> Result<Self, ConfigError> {
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
@@ -234,6 +246,42 @@ impl Config {
     pub fn parse(yaml: &str) -> Result<Self, String> {
         serde_yaml_ng::from_str(yaml).map_err(|error| error.to_string())
     }
+}
+
+impl Grant {
+    /// Whether this workspace is meant. A path counts only while the workspace is at it; an empty path is none.
+    pub(crate) fn covers(&self, cluster: &LogicalCluster, path: &str) -> bool {
+        let below = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) if prefix.ends_with(':') => path.len() > prefix.len() && path.starts_with(prefix),
+            _ => !path.is_empty() && path == pattern,
+        };
+        self.logical_clusters.iter().any(|granted| granted == cluster.as_str()) || self.paths.iter().any(below)
+    }
+}
+
+/// Whether `text` fits `pattern`, in which `*` stands for any run of characters.
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(head) else { return false };
+    let mut parts: Vec<_> = rest.split('*').collect();
+    let tail = parts.pop().unwrap_or_default();
+    for part in parts {
+        match text.find(part) {
+            Some(at) => text = &text[at + part.len()..],
+            None => return false,
+        }
+    }
+    text.ends_with(tail)
+}
+
+/// The text of a file that holds one secret, without the line break that editors add.
+pub(crate) fn secret_file(path: &Path) -> Result<Zeroizing<String>, Error> {
+    let mut text = Zeroizing::new(std::fs::read_to_string(path).map_err(|source| {
+        Error::misconfigured(format!("cannot read the secret file {}", path.display())).with_source(source)
+    })?);
+    let length = text.trim_end_matches(['\r', '\n']).len();
+    text.truncate(length);
+    Ok(text)
 }
 
 /// `5s`, `500ms` or `2m`.

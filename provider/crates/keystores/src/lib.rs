@@ -7,9 +7,12 @@
 //! Tenants are hostile here: references and access values are parsed by [`reference`] into closed forms, never passed on as text.
 #![warn(missing_docs)]
 
+mod aws;
 pub mod config;
 mod error;
 pub mod faulty;
+mod guard;
+mod messages;
 mod metrics;
 pub mod reference;
 mod root_key;

@@ -61,7 +61,7 @@ pub trait RootKey: Send + Sync {
 pub struct Verified {
     /// The reference, resolved.
     pub reference: String,
-    /// The version that wrapped the probe.
+    /// The version that new wraps use; `-` where the store has none.
     pub version: String,
     /// The algorithm.
     pub algorithm: String,
@@ -86,7 +86,7 @@ pub async fn verify(root: &dyn RootKey, binding: &Binding) -> Result<Verified> {
     }
     Ok(Verified {
         reference: wrapped.reference,
-        version: wrapped.version,
+        version: description.version,
         algorithm: description.algorithm,
         at: Timestamp::now(),
     })
