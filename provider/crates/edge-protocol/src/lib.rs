@@ -1,10 +1,15 @@
 //! What provider, Crypto Edges and applications say to each other.
 //!
 //! [`orchestrator`] is the stream on which keys come and go; [`application`] is what applications call at an edge.
-//! Messages that carry key bytes print without them.
+//! [`session`] is the edge's end of that stream
+//! without any input or output. Messages that carry key bytes print without them.
 #![warn(missing_docs)]
 
+mod join_token;
 mod redact;
+pub mod session;
+
+pub use join_token::{JoinToken, JoinTokenError};
 
 /// Provider and edge: enrolment, and the stream of put, evict and lease.
 pub mod orchestrator {

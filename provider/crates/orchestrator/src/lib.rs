@@ -14,11 +14,16 @@
 //!   ask for less, never for more.
 #![warn(missing_docs)]
 
+mod authority;
 mod clock;
+mod core;
 mod enrolment;
 mod error;
+mod files;
 mod orchestrator;
+mod server;
 mod types;
+mod wire;
 
 pub use clock::{Clock, SystemClock};
 pub use enrolment::{EdgeRecord, TokenRequest, create_join_token, list_edges, revoke_edge};
