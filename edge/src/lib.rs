@@ -6,6 +6,8 @@
 //! ```
 //! - [`store`] is the key table: leases, evictions, who may use what, who did.
 //! - [`envelope`] is the format of ciphertexts.
+//! - [`engine`] brings both together: the operations, and the in-process door for applications in Rust.
+//! - [`error`] has the codes that callers read.
 //! - [`caller`] is who calls.
 //! - [`clock`] is the clock of leases.
 #![warn(missing_docs)]
@@ -13,5 +15,7 @@
 pub mod agent;
 pub mod caller;
 pub mod clock;
+pub mod engine;
 pub mod envelope;
+pub mod error;
 pub mod store;

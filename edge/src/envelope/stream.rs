@@ -103,30 +103,29 @@ impl Position {
 }
 
 /// Cuts arriving bytes into chunks and keeps back what may turn out to be the last.
-#[derive(Default)]
 pub struct Chunker {
     pending: Vec<u8>,
+    size: usize,
 }
 
 impl Chunker {
-    /// Takes bytes, and gives the next chunk of `size` bytes that is certainly not the last: call again with nothing
-    /// until it gives none.
-    pub fn push(&mut self, data: &[u8], size: usize) -> Option<Vec<u8>> {
-        self.pending.extend_from_slice(data);
-        (self.pending.len() > size).then(|| {
-            let rest = self.pending.split_off(size);
-            std::mem::replace(&mut self.pending, rest)
-        })
+    /// Cuts into chunks of this size.
+    pub fn new(size: usize) -> Self {
+        Self { pending: Vec::new(), size }
+    }
+
+    /// Takes bytes off `data`, and gives the next chunk that is certainly not the last, if there is one.
+    pub fn push(&mut self, data: &mut &[u8]) -> Option<Vec<u8>> {
+        let (taken, rest) = data.split_at((self.size - self.pending.len()).min(data.len()));
+        self.pending.extend_from_slice(taken);
+        *data = rest;
+        // A full chunk is the last one unless a byte follows it.
+        (self.pending.len() == self.size && !rest.is_empty()).then(|| self.finish())
     }
 
     /// The last chunk.
     pub fn finish(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pending)
-    }
-
-    /// Bytes waiting.
-    pub fn pending(&self) -> usize {
-        self.pending.len()
     }
 }
 
