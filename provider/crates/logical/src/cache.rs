@@ -1,12 +1,26 @@
 //! Objects of one kind from all workspaces and endpoints.
-use std::sync::Arc;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kcp_client_rs::LogicalCluster;
 
-use crate::Watched;
+use crate::{
+    Kind, State, Watched,
+    endpoint::Roster,
+    store::{Body, Key, Store},
+};
 
 /// Typed, trimmed objects of one kind, by logical cluster, then (namespace, name). Cheap to clone.
-pub struct Cache<K>(Arc<std::marker::PhantomData<K>>);
+///
+/// It answers at all times, from memory. [`Cache::is_stale`] says whether the answer may be old.
+pub struct Cache<K>(Arc<Inner<K>>);
+
+struct Inner<K> {
+    store: RwLock<Store<Arc<K>>>,
+    /// Position of the kind among the watched kinds.
+    index: usize,
+    roster: Arc<Roster>,
+}
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
@@ -25,22 +39,114 @@ pub enum Lookup<K> {
     Absent,
 }
 
-#[allow(unused_variables)]
 impl<K: Watched> Cache<K> {
-    /// One object, if the cache has it in readable form. Where "exists but is unreadable" matters, use [`Cache::look`].
-    pub fn get(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Option<Arc<K>> { todo!() }
+    pub(crate) fn new(index: usize, roster: Arc<Roster>) -> Self {
+        Self(Arc::new(Inner { store: RwLock::default(), index, roster }))
+    }
+
+    // A panic while the lock is held ends the driver (its task is joined), and with it the process; until then
+    // readers may as well see the last state.
+    fn read(&self) -> RwLockReadGuard<'_, Store<Arc<K>>> {
+        self.0.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Store<Arc<K>>> {
+        self.0.store.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.0.index
+    }
+
+    /// One object, if the cache has it in readable form. Where "exists but cannot be read" matters, use
+    /// [`Cache::look`].
+    pub fn get(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
+        match self.look(cluster, namespace, name) {
+            Lookup::Found(object) => Some(object),
+            Lookup::Undecodable(_) | Lookup::Absent => None,
+        }
+    }
+
     /// One object, and whether an absence is an absence.
-    pub fn look(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Lookup<K> { todo!() }
+    pub fn look(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Lookup<K> {
+        match self.read().item(cluster, &Key::new(namespace, name)).map(|item| &item.body) {
+            Some(Body::Good(object)) => Lookup::Found(object.clone()),
+            Some(Body::Bad(why)) => Lookup::Undecodable(why.as_ref().clone()),
+            None => Lookup::Absent,
+        }
+    }
+
     /// The readable objects of a workspace, by namespace and name.
-    pub fn list(&self, cluster: &LogicalCluster) -> Vec<Arc<K>> { todo!() }
+    pub fn list(&self, cluster: &LogicalCluster) -> Vec<Arc<K>> {
+        let store = self.read();
+        let good = |body: &Body<Arc<K>>| match body {
+            Body::Good(object) => Some(object.clone()),
+            Body::Bad(_) => None,
+        };
+        store.items(cluster).iter().filter_map(|item| good(&item.body)).collect()
+    }
+
     /// (namespace, name, why) of the objects of a workspace that do not fit their type.
-    pub fn undecodable(&self, cluster: &LogicalCluster) -> Vec<(Option<String>, String, Arc<str>)> { todo!() }
+    pub fn undecodable(&self, cluster: &LogicalCluster) -> Vec<(Option<String>, String, Arc<str>)> {
+        let store = self.read();
+        let bad = store.items(cluster).iter().filter_map(|item| match &item.body {
+            Body::Good(_) => None,
+            Body::Bad(why) => {
+                let (namespace, name) = item.parts();
+                Some((namespace.map(str::to_owned), name.to_owned(), why.as_ref().clone()))
+            }
+        });
+        bad.collect()
+    }
+
     /// The workspaces that have objects of this kind, in no order.
-    pub fn clusters(&self) -> Vec<LogicalCluster> { todo!() }
+    pub fn clusters(&self) -> Vec<LogicalCluster> {
+        self.read().clusters().cloned().collect()
+    }
+
     /// Objects of this kind in all workspaces.
-    pub fn len(&self) -> usize { todo!() }
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
     /// No object at all?
-    pub fn is_empty(&self) -> bool { self.len() == 0 }
-    /// Is what the cache says of this workspace possibly old, because no live watch stands behind some of it?
-    pub fn is_stale(&self, cluster: &LogicalCluster) -> bool { todo!() }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Is what the cache says of this workspace possibly old, because no live watch stands behind some of it? For a
+    /// workspace without objects: because not every endpoint has been listed.
+    pub fn is_stale(&self, cluster: &LogicalCluster) -> bool {
+        let claims = self.read().claims(cluster).cloned();
+        match claims {
+            Some(claims) => {
+                claims.iter().any(|(slot, _)| self.0.roster.state(slot, self.0.index) != Some(State::Live))
+            }
+            None => !self.0.roster.synced(Some(self.0.index)),
+        }
+    }
+}
+
+/// What the world asks of the cache of any kind.
+pub(crate) trait Kept: Send + Sync {
+    fn kind(&self) -> Kind;
+    /// Endpoints that claim something in the workspace, the last writer first.
+    fn claimants(&self, cluster: &LogicalCluster) -> Vec<u16>;
+    /// Objects, and how many of them cannot be decoded.
+    fn sizes(&self) -> (usize, usize);
+}
+
+impl<K: Watched> Kept for Cache<K> {
+    fn kind(&self) -> Kind {
+        Kind::of::<K>()
+    }
+
+    fn claimants(&self, cluster: &LogicalCluster) -> Vec<u16> {
+        self.read().claims(cluster).map(|claims| claims.iter().map(|c| c.0).collect()).unwrap_or_default()
+    }
+
+    fn sizes(&self) -> (usize, usize) {
+        let store = self.read();
+        (store.len(), store.bad())
+    }
 }

@@ -62,13 +62,17 @@
 
 mod cache;
 mod change;
+mod claims;
 mod client;
+mod driver;
 mod endpoint;
 mod health;
 mod membership;
 mod queue;
+mod queue_core;
 mod recorder;
 mod slots;
+mod store;
 mod trim;
 mod watch;
 mod wire;
@@ -76,7 +80,7 @@ mod world;
 
 pub use cache::{Cache, Lookup};
 pub use change::{Change, Kind, Watched, What};
-pub use client::{ClientError, ErrorClass, Preconditions, ScopedClient};
+pub use client::{ClientError, ErrorClass, Preconditions, Readable, ScopedClient};
 pub use endpoint::Endpoint;
 pub use health::{Health, Metrics, State, WatchHealth};
 pub use membership::{Membership, MembershipError, MembershipOptions};
@@ -85,4 +89,5 @@ pub use recorder::{EventType, Recorder, RecorderDriver};
 pub use slots::owner;
 pub use tokio_util::sync::CancellationToken;
 pub use trim::trim_metadata;
-pub use world::{Builder, Driver, Presence, Timing, World, WorldError};
+pub use driver::Driver;
+pub use world::{Builder, Presence, Timing, World, WorldError};

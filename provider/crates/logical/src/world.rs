@@ -1,16 +1,29 @@
 //! Everything the provider sees.
-use std::{sync::Arc, time::Duration};
 
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
 use kcp_client_rs::LogicalCluster;
+use kube::Client;
 
-use crate::{Cache, CancellationToken, Change, Endpoint, Health, Metrics, ScopedClient, Watched};
+use crate::{
+    Cache, CancellationToken, Change, Endpoint, Health, Metrics, ScopedClient, WatchHealth, Watched,
+    cache::Kept,
+    driver::{Driver, Start},
+    endpoint::{Roster, Site},
+    store::Listing,
+    watch::{Follower, Notice},
+};
 
 /// Where a workspace is seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// At one endpoint.
     At(Endpoint),
-    /// At several: it is being moved between shards. Writes go where it was seen last.
+    /// At several, the last to speak first: it is being moved between shards. Writes go to the first.
     Several(Vec<Endpoint>),
     /// At none: not known yet, or its endpoint is away. Never a reason to destroy anything.
     Unknown,
@@ -19,8 +32,8 @@ pub enum Presence {
 /// Times and sizes of the watches.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// The server is asked to end each watch after this time; it goes on from where it was. An idle watch shows
-    /// progress this often even where a server sends no bookmarks.
+    /// The server is asked to end each watch after this time (whole seconds); the next goes on from there. An idle
+    /// watch shows progress this often even where a server sends no bookmarks.
     pub watch: Duration,
     /// A request or watch that says nothing for so long is cut and started again. Longer than `watch`.
     pub silence: Duration,
@@ -44,7 +57,7 @@ impl Default for Timing {
     }
 }
 
-/// Why the world cannot be built or ended.
+/// Why the world cannot be built, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     /// The configuration makes no client.
@@ -56,51 +69,178 @@ pub enum WorldError {
 }
 
 /// Says what is watched.
-pub struct Builder;
+pub struct Builder {
+    config: kube::Config,
+    slice: String,
+    roster: Arc<Roster>,
+    kinds: Vec<Arc<dyn Kept>>,
+    starts: Vec<Box<dyn FnOnce(Notice, Timing) -> Start + Send>>,
+    notices: Vec<Notice>,
+    timing: Timing,
+}
+
+impl Builder {
+    /// Watch a kind. `trim` runs on every object before it is stored: drop there what is never read.
+    pub fn watch<K: Watched>(&mut self, trim: fn(&mut K)) -> Cache<K> {
+        let cache = Cache::<K>::new(self.kinds.len(), self.roster.clone());
+        self.kinds.push(Arc::new(cache.clone()));
+        let (followed, roster) = (cache.clone(), self.roster.clone());
+        self.starts.push(Box::new(move |notice, timing| {
+            Box::new(move |site: Arc<Site>, epoch: u32, stop: CancellationToken| -> BoxFuture<'static, u32> {
+                let (cache, roster, notice) = (followed.clone(), roster.clone(), notice.clone());
+                Follower { cache, trim, site, roster, notice, timing, epoch }.run(stop).boxed()
+            })
+        }));
+        cache
+    }
+
+    /// Called for every change, after it is in the cache, by the task that put it there: be quick, for example add
+    /// a key to a queue.
+    pub fn on_change(&mut self, notice: impl Fn(Change) + Send + Sync + 'static) -> &mut Self {
+        self.notices.push(Arc::new(notice));
+        self
+    }
+
+    /// Other times and sizes than the default.
+    pub fn timing(&mut self, timing: Timing) -> &mut Self {
+        self.timing = timing;
+        self
+    }
+
+    /// Everything is said.
+    pub fn build(self) -> Result<(World, Driver), WorldError> {
+        let Self { mut config, slice, roster, kinds, starts, notices, timing } = self;
+        // Watches and the queue back off by themselves; a second layer below would only hide failures.
+        config.default_retry = false;
+        let client = Client::try_from(config.clone()).map_err(WorldError::Client)?;
+        let notice: Notice = Arc::new(move |change: Change| match notices.split_last() {
+            Some((last, others)) => {
+                others.iter().for_each(|notice| notice(change.clone()));
+                last(change);
+            }
+            None => {}
+        });
+        let starts = starts.into_iter().map(|start| start(notice.clone(), timing)).collect();
+        let world = World(Arc::new(Inner { roster: roster.clone(), kinds }));
+        Ok((world, Driver { config, client, slice, roster, starts, timing }))
+    }
+}
 
 /// All workspaces that bound the export. Cheap to clone.
 #[derive(Clone)]
-pub struct World(Arc<()>);
+pub struct World(Arc<Inner>);
 
-/// The one future behind a [`World`]; nothing moves until it is polled. To be joined by the binary.
-pub struct Driver(World);
-
-#[allow(unused_variables, clippy::unused_async)]
-impl Builder {
-    /// Watch a kind. `trim` runs on every object before it is stored: drop there what is never read.
-    pub fn watch<K: Watched>(&mut self, trim: fn(&mut K)) -> Cache<K> { todo!() }
-    /// Called for every change, after it is in the cache, by the task that put it there: be quick, for example add
-    /// a key to a queue.
-    pub fn on_change(&mut self, notice: impl Fn(Change) + Send + Sync + 'static) -> &mut Self { todo!() }
-    /// Other times and sizes than the default.
-    pub fn timing(&mut self, timing: Timing) -> &mut Self { todo!() }
-    /// Everything is said.
-    pub fn build(self) -> Result<(World, Driver), WorldError> { todo!() }
+struct Inner {
+    roster: Arc<Roster>,
+    kinds: Vec<Arc<dyn Kept>>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl World {
     /// Starts to say what is watched. `provider_workspace` must point to the workspace of the export
     /// (`https://HOST/clusters/root:providers:openkcm`); its credentials and CA serve for the endpoints too.
-    pub fn builder(provider_workspace: kube::Config, slice: impl Into<String>) -> Builder { todo!() }
-    /// Where a workspace is seen.
-    pub fn presence(&self, cluster: &LogicalCluster) -> Presence { todo!() }
-    /// A client for a workspace, if it is seen anywhere.
-    pub fn client(&self, cluster: &LogicalCluster) -> Option<ScopedClient> { todo!() }
-    /// The endpoints that the slice names now.
-    pub fn endpoints(&self) -> Vec<Endpoint> { todo!() }
-    /// Has every kind been listed at every endpoint that the slice names?
-    pub fn synced(&self) -> bool { todo!() }
-    /// Waits for [`World::synced`]. A dead endpoint holds this up: do not wait with work for a single workspace.
-    pub async fn wait_synced(&self) { todo!() }
-    /// How each watch is doing.
-    pub fn health(&self) -> Health { todo!() }
-    /// Plain numbers.
-    pub fn metrics(&self) -> Metrics { todo!() }
-}
+    /// `slice` is the name of the `APIExportEndpointSlice`: kcp makes one with the name of the export.
+    pub fn builder(provider_workspace: kube::Config, slice: impl Into<String>) -> Builder {
+        Builder {
+            config: provider_workspace,
+            slice: slice.into(),
+            roster: Arc::default(),
+            kinds: vec![],
+            starts: vec![],
+            notices: vec![],
+            timing: Timing::default(),
+        }
+    }
 
-#[allow(unused_variables, clippy::unused_async)]
-impl Driver {
-    /// Watches until `shutdown`; every task it started has ended when it returns.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorldError> { todo!() }
+    /// Where a workspace is seen.
+    pub fn presence(&self, cluster: &LogicalCluster) -> Presence {
+        let mut endpoints: Vec<Endpoint> = self.sites(cluster).iter().map(|site| site.endpoint.clone()).collect();
+        match endpoints.len() {
+            0 => Presence::Unknown,
+            1 => Presence::At(endpoints.remove(0)),
+            _ => Presence::Several(endpoints),
+        }
+    }
+
+    /// A client for a workspace, if it is seen anywhere.
+    pub fn client(&self, cluster: &LogicalCluster) -> Option<ScopedClient> {
+        let site = self.sites(cluster).into_iter().next()?;
+        Some(ScopedClient::new(site.client.clone(), cluster.clone()))
+    }
+
+    /// The endpoints of the slice where something of the workspace is seen; the last writer of the kind that was
+    /// registered first comes first.
+    fn sites(&self, cluster: &LogicalCluster) -> Vec<Arc<Site>> {
+        let mut slots: Vec<u16> = Vec::new();
+        for kind in &self.0.kinds {
+            for slot in kind.claimants(cluster) {
+                if !slots.contains(&slot) && self.0.roster.listed(slot) {
+                    slots.push(slot);
+                }
+            }
+        }
+        slots.into_iter().filter_map(|slot| self.0.roster.site(slot)).collect()
+    }
+
+    /// The endpoints that the slice names now.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let listed = self.0.roster.sites().into_iter().filter(|site| site.listed());
+        listed.map(|site| site.endpoint.clone()).collect()
+    }
+
+    /// Has every kind been listed, or found not to be served, at every endpoint that the slice names?
+    pub fn synced(&self) -> bool {
+        self.0.roster.synced(None)
+    }
+
+    /// Waits for [`World::synced`]. A dead endpoint holds this up: do not let work for a single workspace wait.
+    pub async fn wait_synced(&self) {
+        loop {
+            let mut rung = std::pin::pin!(self.0.roster.bell.notified());
+            rung.as_mut().enable();
+            if self.synced() {
+                return;
+            }
+            rung.await;
+        }
+    }
+
+    /// How each watch is doing.
+    pub fn health(&self) -> Health {
+        let roster = &self.0.roster;
+        let mut watches = Vec::new();
+        for site in roster.sites().iter().filter(|site| site.listed()) {
+            for (index, kind) in self.0.kinds.iter().enumerate() {
+                let Some(progress) = site.progress(index) else { continue };
+                watches.push(WatchHealth {
+                    endpoint: site.endpoint.clone(),
+                    kind: kind.kind(),
+                    state: progress.state,
+                    synced: progress.synced,
+                    silent_for: progress.last.elapsed(),
+                });
+            }
+        }
+        let slice_error = roster.slice_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Health { slice_error, watches }
+    }
+
+    /// Plain numbers.
+    pub fn metrics(&self) -> Metrics {
+        let roster = &self.0.roster;
+        let listed: Vec<_> = roster.sites().into_iter().filter(|site| site.listed()).collect();
+        let open = |site: &Arc<Site>| {
+            (0..self.0.kinds.len()).filter(|kind| site.progress(*kind).is_some_and(|p| p.open)).count() as u64
+        };
+        let sizes = self.0.kinds.iter().map(|kind| kind.sizes());
+        let (objects, undecodable) = sizes.fold((0, 0), |sum, (len, bad)| (sum.0 + len as u64, sum.1 + bad as u64));
+        Metrics {
+            endpoints: listed.len() as u64,
+            open_watches: listed.iter().map(open).sum(),
+            objects,
+            undecodable,
+            events: roster.counters.events.load(Relaxed),
+            lists: roster.counters.lists.load(Relaxed),
+            restarts: roster.counters.restarts.load(Relaxed),
+        }
+    }
 }
