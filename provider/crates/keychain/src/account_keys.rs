@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn forgetting_one_account_leaves_the_others() {
         let keys = AccountKeys::new(Duration::from_secs(10));
-        let (one, two, now) = (AccountId(uuid::Uuid::now_v7()), AccountId(uuid::Uuid::now_v7()), Instant::now());
+        let (one, two, now) =
+            (AccountId(uuid::Uuid::now_v7()), AccountId(uuid::Uuid::now_v7()), Instant::now());
         for (account, version) in [(one, 1), (one, 2), (two, 1)] {
             keys.insert(account, version, SecretKey::random().unwrap(), now);
         }

@@ -105,16 +105,17 @@ pub enum KeychainError {
     },
     /// Versions are known outside that the ledger has not: it was restored from an older backup.
     #[error(
-        "service key {key} was seen with v{seen}, the ledger has v{current}: the ledger was restored from an older backup; \
-         restore a newer one, or accept that v{next} to v{seen} are lost"
+        "{namespace}/{name} was seen with v{seen}, the ledger has {}: the ledger was restored from an older backup; restore a \
+         newer one, or let an operator accept that the versions in between are lost",
+        if *current == 0 { "nothing".to_owned() } else { format!("v{current}") }
     )]
     LedgerBehind {
-        /// The service key.
-        key: KeyId,
-        /// The ledger's current version.
+        /// Namespace of the key.
+        namespace: String,
+        /// Name of the key.
+        name: String,
+        /// The ledger's current version, 0 if it does not know the key.
         current: u32,
-        /// The first version that is missing.
-        next: u32,
         /// The highest version seen.
         seen: u32,
     },
@@ -146,6 +147,9 @@ pub enum KeychainError {
         /// How many.
         keys: u64,
     },
+    /// The two account keys of a re-wrap belong to different accounts, or are the same.
+    #[error("re-wrap between account keys that do not belong together")]
+    WrongSealers,
     /// The retention or deletion window has not ended.
     #[error("{what} may not be destroyed before {until}")]
     TooEarly {
@@ -155,7 +159,9 @@ pub enum KeychainError {
         until: jiff::Timestamp,
     },
     /// The sealed key does not open: wrong account key, moved row, or changed bytes.
-    #[error("version v{version} of service key {key} does not open with account key version {account_key_version}")]
+    #[error(
+        "version v{version} of service key {key} does not open with account key version {account_key_version}"
+    )]
     DoesNotOpen {
         /// The service key.
         key: KeyId,
@@ -191,11 +197,25 @@ impl KeychainError {
                 sqlx::Error::Database(error) => {
                     // SQLite BUSY and LOCKED; PostgreSQL serialization failure, deadlock, shutdown, no connection.
                     error.code().is_some_and(|code| {
-                        matches!(&*code, "5" | "6" | "261" | "517" | "40001" | "40P01" | "53300" | "57P01" | "57P02" | "57P03")
-                            || code.starts_with("08") && code.len() == 5
+                        matches!(
+                            &*code,
+                            "5" | "6"
+                                | "261"
+                                | "517"
+                                | "40001"
+                                | "40P01"
+                                | "53300"
+                                | "57P01"
+                                | "57P02"
+                                | "57P03"
+                        ) || code.starts_with("08") && code.len() == 5
                     })
                 }
-                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+                // A row that another replica destroyed between two statements is not there the next time either, visibly.
+                sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::RowNotFound => true,
                 _ => false,
             },
             Self::File { .. } | Self::Secret(_) | Self::StaleAccountKey { .. } => true,

@@ -23,6 +23,7 @@ pub mod seal;
 pub use account_keys::AccountKeys;
 pub use error::{KeychainError, Result};
 pub use ledger::{
-    AccountKeyInput, BrokenRow, Changes, Created, Ledger, Location, NewKey, RewrapBatch, Rotated, VerifyReport,
+    AccountKeyInput, BrokenRow, Changes, Created, Ledger, Location, NewKey, RewrapBatch, RewrapCursor,
+    Rotated, VerifyReport,
 };
 pub use openkcm_secret::SecretKey;

@@ -51,6 +51,7 @@ macro_rules! words {
                 match self { $(Self::$variant => stringify!($variant)),+ }
             }
 
+            #[allow(dead_code)] // derived states are never stored, so never read
             pub(crate) fn parse(word: &str) -> Option<Self> {
                 match word { $(stringify!($variant) => Some(Self::$variant),)+ _ => None }
             }
@@ -63,8 +64,6 @@ macro_rules! words {
         }
     };
 }
-
-pub(crate) use words;
 
 words!(
     /// What may happen to a tenant's keys.
@@ -213,6 +212,7 @@ pub struct AccountKeyRow {
     /// What it is for.
     pub state: AccountKeyState,
     /// The blob that the root key returned; none once erased.
+    #[serde(serialize_with = "as_hex")]
     pub wrapped: Option<Vec<u8>>,
     /// Who wrapped it.
     pub root: Root,
@@ -255,6 +255,8 @@ pub struct ServiceKeyRow {
     pub created_at: Timestamp,
     /// The version that encrypts. Only ever grows.
     pub current_version: u32,
+    /// Its state: `Active`, or `Compromised` and in want of a rotation.
+    pub current_state: VersionState,
     /// When the current version was made.
     pub last_rotation: Timestamp,
     /// The last `rotationRequest` that was served.
@@ -322,6 +324,7 @@ pub struct VersionRow {
     /// The account key version that seals it.
     pub account_key_version: u32,
     /// The sealed key; none once destroyed.
+    #[serde(serialize_with = "as_hex")]
     pub sealed: Option<Vec<u8>>,
     /// When it was made.
     pub created_at: Timestamp,
@@ -353,4 +356,10 @@ pub struct SealedBy {
     pub versions: u64,
     /// Service keys that have at least one version under it.
     pub keys: u64,
+}
+
+/// Blobs as text in exports.
+#[allow(clippy::ref_option)] // serde's signature
+fn as_hex<S: serde::Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+    bytes.as_ref().map(hex::encode).serialize(serializer)
 }

@@ -73,6 +73,11 @@ impl Sealer {
         }
     }
 
+    /// Where what it seals belongs.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// The account key version.
     pub fn account_key_version(&self) -> u32 {
         self.account_key_version
@@ -121,7 +126,8 @@ impl Sealer {
     }
 
     fn open_bytes(&self, key: KeyId, version: u32, sealed: &[u8]) -> Result<Zeroizing<[u8; KEY_LEN]>> {
-        let refused = || KeychainError::DoesNotOpen { key, version, account_key_version: self.account_key_version };
+        let refused =
+            || KeychainError::DoesNotOpen { key, version, account_key_version: self.account_key_version };
         if sealed.len() != SEALED_LEN || sealed[0] != FORMAT {
             return Err(refused());
         }
