@@ -1,6 +1,8 @@
-//! `Debug` for messages with secrets in them.
+//! Messages with secrets in them print without those, and wipe key bytes when they are dropped.
 
 use std::fmt;
+
+use zeroize::Zeroize;
 
 use crate::orchestrator::{JoinRequest, KeyVersion};
 
@@ -19,6 +21,18 @@ impl fmt::Debug for KeyVersion {
     }
 }
 
+impl Drop for KeyVersion {
+    fn drop(&mut self) {
+        self.material.zeroize();
+    }
+}
+
+impl Drop for JoinRequest {
+    fn drop(&mut self) {
+        self.token_secret.zeroize();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,7 +41,8 @@ mod tests {
     fn key_bytes_and_tokens_are_not_printed() {
         let version = KeyVersion { version: 3, material: vec![0xAB; 32], encrypts: true };
         assert!(!format!("{version:?}").contains("171"));
-        let join = JoinRequest { token_secret: vec![0xCD; 32], ..JoinRequest::default() };
+        let mut join = JoinRequest::default();
+        join.token_secret = vec![0xCD; 32];
         assert!(!format!("{join:?}").contains("205"));
     }
 }
