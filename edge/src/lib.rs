@@ -13,9 +13,12 @@
 #![warn(missing_docs)]
 
 pub mod agent;
+pub mod auth;
 pub mod caller;
 pub mod clock;
 pub mod engine;
 pub mod envelope;
 pub mod error;
+pub mod metrics;
+pub mod service;
 pub mod store;

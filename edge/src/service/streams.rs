@@ -1,0 +1,154 @@
+//! The streaming calls.
+
+use futures::{StreamExt, stream, stream::BoxStream};
+use openkcm_edge_protocol::application::{Key, StreamRequest, StreamResponse};
+use tonic::{Request, Response, Status, Streaming};
+use zeroize::Zeroize;
+
+use super::{
+    Service,
+    calls::{key_address, verified},
+};
+use crate::{
+    auth::{self, Verified},
+    engine::{Direction, Engine, Stream},
+    envelope::{CHUNK, HEADER_LEN},
+    error::{Code, OpError},
+};
+
+/// Output is sent in pieces of about this size.
+const PIECE: usize = CHUNK * 4;
+
+/// A stream on its way: what it waits for, and the bytes that are ready.
+struct Progress {
+    engine: Engine,
+    verified: Verified,
+    direction: Direction,
+    inbound: Streaming<StreamRequest>,
+    /// From the first message.
+    opening: Option<(Key, Vec<u8>)>,
+    /// Bytes of a header that has not come whole.
+    header: Vec<u8>,
+    stream: Option<Stream>,
+    ended: bool,
+}
+
+impl Service {
+    pub(super) fn stream(
+        &self,
+        request: Request<Streaming<StreamRequest>>,
+        direction: Direction,
+    ) -> Result<Response<BoxStream<'static, Result<StreamResponse, Status>>>, Status> {
+        let verified = verified(&request)?;
+        let metrics = self.metrics.clone();
+        let progress = Progress {
+            engine: self.engine.clone(),
+            verified,
+            direction,
+            inbound: request.into_inner(),
+            opening: None,
+            header: Vec::new(),
+            stream: None,
+            ended: false,
+        };
+        let operation = match direction {
+            Direction::Encrypt => "encrypt-stream",
+            Direction::Decrypt => "decrypt-stream",
+        };
+        let answers = stream::unfold(progress, move |mut progress| {
+            let metrics = metrics.clone();
+            async move {
+                if progress.ended {
+                    return None;
+                }
+                let mut data = Vec::new();
+                let result = progress.advance(&mut data).await;
+                if progress.ended || result.is_err() {
+                    progress.ended = true;
+                    let error = result.as_ref().err();
+                    metrics.count(operation, error, 1);
+                }
+                match result {
+                    Ok(()) => Some((Ok(StreamResponse { data }), progress)),
+                    Err(error) => {
+                        data.zeroize();
+                        Some((Err(Status::from(error)), progress))
+                    }
+                }
+            }
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+impl Progress {
+    /// Takes messages until there is a piece to send or the stream has ended.
+    async fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), OpError> {
+        while out.len() < PIECE && !self.ended {
+            let message = self.inbound.message().await;
+            if auth::now() >= self.verified.until {
+                return Err(OpError::new(Code::Unauthenticated, "the token has expired"));
+            }
+            let message =
+                message.map_err(|_| OpError::new(Code::Malformed, "the request stream broke off or is not readable"))?;
+            match message {
+                Some(message) => self.take(message, out)?,
+                None => {
+                    self.ended = true;
+                    // A stream may be empty, but it names its key.
+                    self.begin(&[], out)?;
+                    let stream = self.stream.take();
+                    let cut = || OpError::new(Code::Tampered, "the stream ends before its header does");
+                    stream.ok_or_else(cut)?.finish(out)?;
+                }
+            }
+            // An encryption can say its header at once; there may be nothing else for a long time.
+            if !out.is_empty() && self.direction == Direction::Encrypt {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, mut message: StreamRequest, out: &mut Vec<u8>) -> Result<(), OpError> {
+        if self.opening.is_none() {
+            let key = message.key.take();
+            let key = key.ok_or_else(|| OpError::new(Code::Malformed, "the first message names no key"))?;
+            self.opening = Some((key, std::mem::take(&mut message.aad)));
+        } else if message.key.is_some() || !message.aad.is_empty() {
+            return Err(OpError::new(Code::Malformed, "only the first message names key and AAD"));
+        }
+        let result = self.begin(&message.data, out);
+        message.data.zeroize();
+        result
+    }
+
+    /// Passes data on, after the beginning that it may still lack.
+    fn begin(&mut self, mut data: &[u8], out: &mut Vec<u8>) -> Result<(), OpError> {
+        if self.stream.is_none() {
+            let missing = || OpError::new(Code::Malformed, "the stream names no key");
+            let (key, aad) = self.opening.as_ref().ok_or_else(missing)?;
+            let (address, caller) = (key_address(Some(key))?, &self.verified.caller);
+            self.stream = match self.direction {
+                Direction::Encrypt => {
+                    let stream = self.engine.encrypt_stream(address, caller, aad)?;
+                    out.extend_from_slice(&stream.header());
+                    Some(stream)
+                }
+                Direction::Decrypt => {
+                    let (head, rest) = data.split_at(data.len().min(HEADER_LEN - self.header.len()));
+                    self.header.extend_from_slice(head);
+                    data = rest;
+                    if self.header.len() < HEADER_LEN {
+                        return Ok(());
+                    }
+                    Some(self.engine.decrypt_stream(address, caller, &self.header, aad)?)
+                }
+            };
+        }
+        match &mut self.stream {
+            Some(stream) => stream.push(data, out),
+            None => Ok(()),
+        }
+    }
+}
