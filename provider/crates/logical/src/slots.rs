@@ -60,5 +60,5 @@ mod tests {
     }
 
     /// Replicas of different versions run side by side during an upgrade and must agree.
-    const WEIGHT_OF_RECORD: u64 = 0;
+    const WEIGHT_OF_RECORD: u64 = 6_083_660_965_215_882_862;
 }

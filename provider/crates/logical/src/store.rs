@@ -145,8 +145,8 @@ impl<V> Store<V> {
                 self.bad = self.bad + bad - usize::from(matches!(item.body, Body::Bad(_)));
                 (item.version, item.body) = (version, body);
                 // What an endpoint outside the slice said is overruled for good by one inside.
-                let overruled: Vec<Slot> =
-                    if same_writer { vec![] } else { item.claims.iter().map(|c| c.0).filter(|slot| !by.roster.listed(*slot) && *slot != by.slot).collect() };
+                let others = item.claims.iter().map(|claim| claim.0).filter(|slot| *slot != by.slot);
+                let overruled: Vec<Slot> = others.filter(|slot| !by.roster.listed(*slot)).collect();
                 for slot in &overruled {
                     let _left = item.claims.remove(*slot); // by.slot is left
                 }
@@ -242,3 +242,7 @@ impl<V> Shelf<V> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

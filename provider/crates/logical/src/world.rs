@@ -112,7 +112,10 @@ impl Builder {
         let Self { mut config, slice, roster, kinds, starts, notices, timing } = self;
         // Watches and the queue back off by themselves; a second layer below would only hide failures.
         config.default_retry = false;
-        let client = Client::try_from(config.clone()).map_err(WorldError::Client)?;
+        // kube's watcher, which follows the slice, puts no limit on its lists.
+        let mut patient = config.clone();
+        (patient.read_timeout, patient.reset_reader_on_write) = (Some(timing.silence), true);
+        let client = Client::try_from(patient).map_err(WorldError::Client)?;
         let notice: Notice = Arc::new(move |change: Change| match notices.split_last() {
             Some((last, others)) => {
                 others.iter().for_each(|notice| notice(change.clone()));
