@@ -116,22 +116,17 @@ pub fn set_condition(
         observed_generation,
         last_transition_time: Time(now),
     };
-    match conditions.iter_mut().find(|condition| condition.type_ == type_) {
-        Some(old) => {
-            if old.status == new.status {
-                new.last_transition_time = old.last_transition_time.clone();
-            }
-            let changed =
-                (&old.status, &old.reason, &old.message) != (&new.status, &new.reason, &new.message);
-            *old = new;
-            changed
-        }
-        None => {
-            let place = conditions.partition_point(|condition| condition.type_.as_str() < type_);
-            conditions.insert(place, new);
-            true
-        }
+    let Some(old) = conditions.iter_mut().find(|condition| condition.type_ == type_) else {
+        let place = conditions.partition_point(|condition| condition.type_.as_str() < type_);
+        conditions.insert(place, new);
+        return true;
+    };
+    if old.status == new.status {
+        new.last_transition_time = old.last_transition_time.clone();
     }
+    let changed = (&old.status, &old.reason, &old.message) != (&new.status, &new.reason, &new.message);
+    *old = new;
+    changed
 }
 
 #[cfg(test)]

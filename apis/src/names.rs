@@ -1,5 +1,7 @@
 //! Names that several parts of the system must build in the same way.
 
+use std::fmt::Write as _;
+
 use sha2::{Digest, Sha256};
 
 /// The finalizer that keeps an object until the ledger knows that it goes.
@@ -40,7 +42,11 @@ pub fn parse_version(text: &str) -> Option<u32> {
 
 /// The first `digits` hexadecimal digits of the SHA-256 of `bytes`; at most 64.
 pub(crate) fn hex_digits(bytes: &[u8], digits: usize) -> String {
-    let mut text: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
     text.truncate(digits);
     text
 }

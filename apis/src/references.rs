@@ -25,8 +25,7 @@ pub const GCP_KEY: &str = concat!(
     r"/keyRings/[a-zA-Z0-9_-]{1,63}/cryptoKeys/[a-zA-Z0-9_-]{1,63}(/cryptoKeyVersions/[1-9][0-9]{0,9})?$"
 );
 /// PKCS#11: RFC 7512 path attributes, of which `token` or `serial`, and `object` or `id`, are required.
-pub const PKCS11_KEY: &str =
-    r"^pkcs11:[a-z0-9-]+=([a-zA-Z0-9._~:@!$()*+,=&-]|\[|\]|%[0-9a-fA-F]{2})+(;[a-z0-9-]+=([a-zA-Z0-9._~:@!$()*+,=&-]|\[|\]|%[0-9a-fA-F]{2})+)*$";
+pub const PKCS11_KEY: &str = r"^pkcs11:[a-z0-9-]+=([a-zA-Z0-9._~:@!$()*+,=&-]|\[|\]|%[0-9a-fA-F]{2})+(;[a-z0-9-]+=([a-zA-Z0-9._~:@!$()*+,=&-]|\[|\]|%[0-9a-fA-F]{2})+)*$";
 /// AWS: ARN of an IAM role.
 pub const AWS_ROLE: &str = concat!(
     r"^arn:(aws|aws-cn|aws-us-gov|aws-iso|aws-iso-b|aws-iso-e|aws-iso-f|aws-eusc):iam::[0-9]{12}:",
@@ -152,7 +151,11 @@ mod tests {
             (AZURE_KEY, "https://169.254.169.254/keys/root".into(), false),
             (GCP_KEY, "projects/my-project/locations/global/keyRings/r/cryptoKeys/k".into(), true),
             (GCP_KEY, "projects/example.com:my-project/locations/eu/keyRings/r/cryptoKeys/k".into(), true),
-            (GCP_KEY, "projects/my-project/locations/eu/keyRings/r/cryptoKeys/k/cryptoKeyVersions/12".into(), true),
+            (
+                GCP_KEY,
+                "projects/my-project/locations/eu/keyRings/r/cryptoKeys/k/cryptoKeyVersions/12".into(),
+                true,
+            ),
             (GCP_KEY, "projects/my-project/locations/eu/keyRings/r/cryptoKeys/../secrets".into(), false),
             (PKCS11_KEY, "pkcs11:token=openkcm;object=root-1".into(), true),
             (PKCS11_KEY, "pkcs11:serial=1234;id=%01%02;type=secret-key".into(), true),

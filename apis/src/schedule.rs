@@ -114,8 +114,21 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_told_what_is_right() {
-        let table = ["", "hourly", "30", "Days", "0 Days", "-1 Days", "01 Days", "10000 Days", "30  Days", "30 Weeks"];
-        for text in table.into_iter().chain(["30 Days ", "1.5 Days", "٣ Days", "30 Days\n", "@daily", "0 0 * * *"]) {
+        let table = [
+            "",
+            "hourly",
+            "30",
+            "Days",
+            "0 Days",
+            "-1 Days",
+            "01 Days",
+            "10000 Days",
+            "30  Days",
+            "30 Weeks",
+        ];
+        for text in
+            table.into_iter().chain(["30 Days ", "1.5 Days", "٣ Days", "30 Days\n", "@daily", "0 0 * * *"])
+        {
             let error = text.parse::<RotationSchedule>().unwrap_err().to_string();
             assert!(error.contains("use Hourly, Daily"), "{error}");
         }

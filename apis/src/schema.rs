@@ -8,8 +8,9 @@ pub(crate) const MAX_NAME: usize = 63;
 
 /// The rule about names; `what` is the kind with its article.
 pub(crate) fn name_rule(what: &str) -> Rule {
-    Rule::new(format!("self.metadata.name.size() <= {MAX_NAME}"))
-        .message(format!("the name is too long: the name of {what} has at most {MAX_NAME} characters").as_str())
+    Rule::new(format!("self.metadata.name.size() <= {MAX_NAME}")).message(
+        format!("the name is too long: the name of {what} has at most {MAX_NAME} characters").as_str(),
+    )
 }
 
 /// A 32-bit integer, whatever the Rust type says: the console's gateway knows no other.

@@ -1,5 +1,7 @@
 //! Tenant: a workspace that has OpenKCM switched on.
 
+#![allow(clippy::duplicated_attributes)] // columns repeat theirs by nature
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -63,7 +63,9 @@ fn merge(target: &mut Value, patch: &Value) {
 fn expand(value: &Value) -> Value {
     match value {
         Value::String(text) => match text.split_once("{x").and_then(|(a, b)| Some((a, b.split_once('}')?))) {
-            Some((before, (count, after))) => format!("{before}{}{after}", "x".repeat(count.parse().unwrap())).into(),
+            Some((before, (count, after))) => {
+                format!("{before}{}{after}", "x".repeat(count.parse().unwrap())).into()
+            }
             None => value.clone(),
         },
         other => other.clone(),
@@ -104,7 +106,8 @@ async fn outcome(api: &Api<DynamicObject>, base: &Value, case: &Case) -> Result<
 
 #[test]
 fn every_table_can_be_read() {
-    let refusals: usize = tables().iter().map(|t| t.cases.iter().filter(|c| !c.refused.is_empty()).count()).sum();
+    let refusals: usize =
+        tables().iter().map(|t| t.cases.iter().filter(|c| !c.refused.is_empty()).count()).sum();
     assert!(refusals > 40, "{refusals}");
 }
 

@@ -10,7 +10,8 @@ use std::{env, fmt::Write as _, fs, path::Path};
 use serde_json::Value;
 
 /// What is generated: module, then CRD file and version of each kind in it.
-const MODULES: [(&str, &str, &[(&str, &str)]); 2] = [
+type Kinds = &'static [(&'static str, &'static str)];
+const MODULES: [(&str, &str, Kinds); 2] = [
     (
         "apis",
         "Kinds of group `apis.kcp.io`.",
@@ -25,9 +26,11 @@ const MODULES: [(&str, &str, &[(&str, &str)]); 2] = [
 ];
 
 fn main() {
-    let [_, crds, out] = env::args().collect::<Vec<_>>().try_into().expect("usage: generate CRD_DIRECTORY OUT_DIRECTORY");
+    let [_, crds, out] =
+        env::args().collect::<Vec<_>>().try_into().expect("usage: generate CRD_DIRECTORY OUT_DIRECTORY");
     for (module, summary, kinds) in MODULES {
-        let mut text = format!("//! {summary}\n//!\n//! Generated from kcp's CRDs by `generate.sh`: do not edit.\n");
+        let mut text =
+            format!("//! {summary}\n//!\n//! Generated from kcp's CRDs by `generate.sh`: do not edit.\n");
         text.push_str("#![allow(missing_docs)]\n\nuse serde::{Deserialize, Serialize};\n");
         for (file, version) in kinds {
             let yaml = fs::read_to_string(Path::new(&crds).join(file)).unwrap();
@@ -43,8 +46,10 @@ fn kind(text: &mut String, crd: &Value, version: &str) {
     assert_eq!(crd["spec"]["scope"], "Cluster", "only cluster-scoped kinds are handled");
     let base = kind.strip_prefix("API").map_or_else(|| kind.to_owned(), |rest| format!("Api{rest}"));
     let versions = crd["spec"]["versions"].as_array().unwrap();
-    let schema = &versions.iter().find(|v| v["name"] == version).unwrap()["schema"]["openAPIV3Schema"]["properties"];
-    let mut attributes = format!("group = {group}, version = \"{version}\", kind = \"{kind}\", plural = {plural}");
+    let schema =
+        &versions.iter().find(|v| v["name"] == version).unwrap()["schema"]["openAPIV3Schema"]["properties"];
+    let mut attributes =
+        format!("group = {group}, version = \"{version}\", kind = \"{kind}\", plural = {plural}");
     if base != kind {
         write!(attributes, ", root = \"{base}\"").unwrap();
     }
@@ -98,7 +103,8 @@ fn structure(text: &mut String, name: &str, prefix: &str, schema: &Value, path: 
         format!("/// `{path}`.\n#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]\n")
     });
     let braces = if body.is_empty() { "{}".to_owned() } else { format!("{{\n{body}}}") };
-    write!(text, "\n{head}#[serde(rename_all = \"camelCase\")]\npub struct {name} {braces}\n{nested}").unwrap();
+    write!(text, "\n{head}#[serde(rename_all = \"camelCase\")]\npub struct {name} {braces}\n{nested}")
+        .unwrap();
 }
 
 fn field_type(nested: &mut String, prefix: &str, key: &str, schema: &Value, path: &str) -> String {
@@ -108,12 +114,17 @@ fn field_type(nested: &mut String, prefix: &str, key: &str, schema: &Value, path
         _ if has("matchAll") && has("matchLabels") => "crate::PermissionClaimSelector".to_owned(),
         _ if has("matchLabels") => "k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector".to_owned(),
         _ if has("lastTransitionTime") => "crate::Condition".to_owned(),
-        (Some("string"), Some("date-time")) => "k8s_openapi::apimachinery::pkg::apis::meta::v1::Time".to_owned(),
+        (Some("string"), Some("date-time")) => {
+            "k8s_openapi::apimachinery::pkg::apis::meta::v1::Time".to_owned()
+        }
         (Some("string"), _) => "String".to_owned(),
         (Some("boolean"), _) => "bool".to_owned(),
         (Some("integer"), Some("int32")) => "i32".to_owned(),
         (Some("integer"), _) => "i64".to_owned(),
-        (Some("array"), _) => format!("Vec<{}>", field_type(nested, prefix, singular(key), &schema["items"], &format!("{path}[]"))),
+        (Some("array"), _) => format!(
+            "Vec<{}>",
+            field_type(nested, prefix, singular(key), &schema["items"], &format!("{path}[]"))
+        ),
         (Some("object"), _) if schema["additionalProperties"].is_object() => {
             let value = field_type(nested, prefix, key, &schema["additionalProperties"], path);
             format!("std::collections::BTreeMap<String, {value}>")

@@ -33,7 +33,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     if check && !wrong.is_empty() {
         eprintln!("not what apis/ generates (run `cargo run -p openkcm-apis --bin openkcm-apiexport`):");
-        wrong.iter().for_each(|path| eprintln!("  {}", path.display()));
+        for path in &wrong {
+            eprintln!("  {}", path.display());
+        }
         return Ok(ExitCode::FAILURE);
     }
     if !check {

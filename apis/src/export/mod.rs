@@ -10,8 +10,8 @@ mod schemas;
 use kcp_client_rs::{
     PermissionClaimSelector,
     apis::{
-        ApiBinding, ApiBindingPermissionClaim, ApiBindingReference, ApiBindingReferenceExport, ApiBindingSpec,
-        ApiExport, ApiExportMaximalPermissionPolicy, ApiExportMaximalPermissionPolicyLocal,
+        ApiBinding, ApiBindingPermissionClaim, ApiBindingReference, ApiBindingReferenceExport,
+        ApiBindingSpec, ApiExport, ApiExportMaximalPermissionPolicy, ApiExportMaximalPermissionPolicyLocal,
         ApiExportPermissionClaim, ApiExportResource, ApiExportResourceStorage, ApiExportResourceStorageCrd,
         ApiExportSpec,
     },

@@ -138,7 +138,7 @@ pub fn admission() -> Vec<Value> {
                     "messageExpression": "'Account ' + oldObject.metadata.name + ' protects ' \
                         + string(variables.dependents) + (variables.dependents == 1 \
                         ? ' ServiceEncryptionKey, which ' : ' ServiceEncryptionKeys, which ') \
-                        + 'would be lost with it. Delete them first; to list them: kubectl get sek -A | awk \\'$3 == \"' \
+                        + 'could not be used without it. Delete them first; to list them: kubectl get sek -A | awk \\'$3 == \"' \
                         + oldObject.metadata.name + '\"\\''",
                 }],
             },
@@ -157,7 +157,8 @@ pub fn consumer_roles() -> Vec<Value> {
     let auditor = json!({"apiGroups": [GROUP], "resources": ["*"], "verbs": read});
     let events = json!({"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": read});
     let role = |name: &str, more: Value| {
-        let rules: Vec<&Value> = [&auditor, &events].into_iter().chain(more.as_array().into_iter().flatten()).collect();
+        let rules: Vec<&Value> =
+            [&auditor, &events].into_iter().chain(more.as_array().into_iter().flatten()).collect();
         sorted(&json!({
             "apiVersion": RBAC_V1, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules,
         }))

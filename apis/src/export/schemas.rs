@@ -1,12 +1,12 @@
 //! APIResourceSchemas, named after their content.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionVersion,
+};
 use kcp_client_rs::apis::{
     ApiResourceSchema, ApiResourceSchemaNames, ApiResourceSchemaSpec, ApiResourceSchemaVersion,
     ApiResourceSchemaVersionAdditionalPrinterColumn, ApiResourceSchemaVersionSubresources,
     ApiResourceSchemaVersionSubresourcesStatus,
-};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, CustomResourceDefinitionVersion,
 };
 use kube::CustomResourceExt;
 use serde_json::Value;
@@ -107,7 +107,10 @@ mod tests {
             Some("object") => {
                 let members = schema["properties"].as_object();
                 assert!(members.is_some() || path == "Tenant.spec", "{path} has no members");
-                members.into_iter().flatten().for_each(|(name, member)| check(&format!("{path}.{name}"), member));
+                members
+                    .into_iter()
+                    .flatten()
+                    .for_each(|(name, member)| check(&format!("{path}.{name}"), member));
             }
             Some("array") => {
                 assert!(schema["maxItems"].is_u64(), "{path} has no maxItems");

@@ -6,7 +6,9 @@ use openkcm_bootstrap::{Options, run};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [kubeconfig, out, more @ ..] = args.as_slice() else { return Err("bootstrap KUBECONFIG OUT [--dry-run]".into()) };
+    let [kubeconfig, out, more @ ..] = args.as_slice() else {
+        return Err("bootstrap KUBECONFIG OUT [--dry-run]".into());
+    };
     let options = Options {
         kubeconfig: kubeconfig.into(),
         workspace: "root:providers:openkcm".to_owned(),

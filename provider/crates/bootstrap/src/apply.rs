@@ -123,7 +123,10 @@ impl Applier {
         if let Some(before) = &before {
             let label = before.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL));
             if label.map(String::as_str) != Some(MANAGED_BY) {
-                return Err(Error::Foreign { object: manifest.to_string(), workspace: self.workspace.clone() });
+                return Err(Error::Foreign {
+                    object: manifest.to_string(),
+                    workspace: self.workspace.clone(),
+                });
             }
         } else if self.dry_run {
             // Not even a dry request: its namespace need not exist yet.
@@ -180,7 +183,8 @@ impl Applier {
         let client = self.client();
         let Some(resources) = self.resources(api_version).await? else { return Ok(None) };
         // Subresources are listed beside their resource, with a slash in their name.
-        let Some(found) = resources.resources.iter().find(|r| r.kind == *kind && !r.name.contains('/')) else {
+        let Some(found) = resources.resources.iter().find(|r| r.kind == *kind && !r.name.contains('/'))
+        else {
             return Ok(None);
         };
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));

@@ -19,7 +19,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn from_kubeconfig(path: &Path) -> Result<Self, Error> {
-        let fail = |error: KubeconfigError| Error::Kubeconfig { path: path.to_owned(), source: Box::new(error) };
+        let fail =
+            |error: KubeconfigError| Error::Kubeconfig { path: path.to_owned(), source: Box::new(error) };
         let kubeconfig = Kubeconfig::read_from(path).map_err(fail)?;
         let config =
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(fail)?;

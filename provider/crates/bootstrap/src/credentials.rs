@@ -119,6 +119,9 @@ mod tests {
         let cluster = read.clusters[0].cluster.as_ref().unwrap();
         assert_eq!(cluster.server.as_deref(), Some("https://127.0.0.1:6443/clusters/root:a"));
         let pem = STANDARD.decode(cluster.certificate_authority_data.as_ref().unwrap()).unwrap();
-        assert_eq!(String::from_utf8(pem).unwrap(), "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n");
+        assert_eq!(
+            String::from_utf8(pem).unwrap(),
+            "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n"
+        );
     }
 }

@@ -122,15 +122,18 @@ pub async fn run(options: Options, mut report: impl FnMut(Change)) -> Result<Sum
     };
     let console = templates::render(&options.console_manifests, options.console_url.as_deref())?;
     let connection = Connection::from_kubeconfig(&options.kubeconfig).await?;
-    let present =
-        workspace::ensure_path(&connection, &options.workspace, options.dry_run, &mut tell).await?;
+    let present = workspace::ensure_path(&connection, &options.workspace, options.dry_run, &mut tell).await?;
 
     let ours = manifests()?;
     if !present {
         // Only in a dry run: nothing can be asked of a workspace that does not exist.
-        ours.iter().for_each(|manifest| tell(manifest.change(Action::Created)));
+        for manifest in &ours {
+            tell(manifest.change(Action::Created));
+        }
         let why = "whether its kind is served is known once the workspace exists";
-        console.iter().for_each(|manifest| tell(manifest.change(Action::Skipped(why))));
+        for manifest in &console {
+            tell(manifest.change(Action::Skipped(why)));
+        }
         return Ok(summary);
     }
 

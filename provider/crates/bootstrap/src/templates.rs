@@ -31,13 +31,16 @@ pub(crate) fn render(documents: &[String], console_url: Option<&str>) -> Result<
 /// end a string there. `{` and `}` may: the console replaces `{context.organization}`.
 fn checked(url: &str) -> Result<&str, Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/%{}[]".contains(c);
-    let has_scheme = ["https://", "http://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
+    let has_scheme =
+        ["https://", "http://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
     if has_scheme && url.chars().all(plain) {
         return Ok(url.trim_end_matches('/'));
     }
     Err(Error::Option {
         option: "--console-url",
-        problem: format!("{url:?} is not the address of a console, for example https://console.example.com/openkcm"),
+        problem: format!(
+            "{url:?} is not the address of a console, for example https://console.example.com/openkcm"
+        ),
     })
 }
 
@@ -57,7 +60,15 @@ mod tests {
 
     #[test]
     fn an_address_cannot_break_out_of_its_string() {
-        for url in ["", "c.example", "https://", "javascript:alert(1)", "https://c\", evil: \"", "https://c/\n", "https://c/?a"] {
+        for url in [
+            "",
+            "c.example",
+            "https://",
+            "javascript:alert(1)",
+            "https://c\", evil: \"",
+            "https://c/\n",
+            "https://c/?a",
+        ] {
             let error = render(&[DOCUMENT.to_owned()], Some(url)).err().map(|error| error.to_string());
             assert!(error.is_some_and(|text| text.contains("--console-url")), "{url}");
         }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use kcp_client_rs::tenancy::{Workspace, WorkspaceSpec, WorkspaceType};
-use kube::{Api, Client, api::{DynamicObject, PostParams}, core::{ApiResource, GroupVersionKind}};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, PostParams},
+    core::{ApiResource, GroupVersionKind},
+};
 
 use crate::{Action, Change, Error, connection::Connection};
 
@@ -105,7 +109,10 @@ async fn has_provider_type(connection: &Connection) -> Result<bool, Error> {
 fn checked(path: &str) -> Result<Vec<&str>, Error> {
     let valid = |name: &&str| {
         let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        (1..=63).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('-') && !name.ends_with('-')
+        (1..=63).contains(&name.len())
+            && name.bytes().all(plain)
+            && !name.starts_with('-')
+            && !name.ends_with('-')
     };
     let segments: Vec<&str> = path.split(':').collect();
     if segments.len() > 1 && segments.iter().all(valid) {
@@ -113,7 +120,9 @@ fn checked(path: &str) -> Result<Vec<&str>, Error> {
     }
     Err(Error::Option {
         option: "--workspace",
-        problem: format!("{path:?} is not the path of a workspace below another, for example root:providers:openkcm"),
+        problem: format!(
+            "{path:?} is not the path of a workspace below another, for example root:providers:openkcm"
+        ),
     })
 }
 
@@ -123,7 +132,10 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for path in ["", "root", "root:", ":a", "root::a", "root:A", "root:a/b", "root:*", "root:a?b", "root:-a", "root:.."] {
+        for path in [
+            "", "root", "root:", ":a", "root::a", "root:A", "root:a/b", "root:*", "root:a?b", "root:-a",
+            "root:..",
+        ] {
             assert!(checked(path).is_err(), "{path}");
         }
         assert_eq!(checked("root:providers:openkcm").ok(), Some(vec!["root", "providers", "openkcm"]));

@@ -4,11 +4,11 @@
 
 use std::{path::Path, time::Duration};
 
+use k8s_openapi::api::{core::v1::Secret, rbac::v1::ClusterRole};
 use kcp_client_rs::{
     apis::{ApiBinding, ApiExport, ApiExportEndpointSlice, ApiResourceSchema},
     tenancy::{Workspace, WorkspaceSpec},
 };
-use k8s_openapi::api::{core::v1::Secret, rbac::v1::ClusterRole};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -18,7 +18,8 @@ use openkcm_apis::{Account, Tenant, TenantSpec, export};
 use openkcm_bootstrap::{Action, Change, Error, Options, Summary, run};
 use serde_json::{Value, json};
 
-const CONSOLE: &str = "apiVersion: ui.platform-mesh.io/v1alpha1\nkind: ContentConfiguration\nmetadata: {name: a}\n";
+const CONSOLE: &str =
+    "apiVersion: ui.platform-mesh.io/v1alpha1\nkind: ContentConfiguration\nmetadata: {name: a}\n";
 
 async fn config(path: &Path) -> Config {
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
@@ -71,7 +72,8 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
     let admin = config(Path::new(&kubeconfig)).await;
     let directory = tempfile::tempdir().unwrap();
     let provider_kubeconfig = directory.path().join("provider.kubeconfig");
-    let (parent, consumer) = (format!("bootstrap-{}", std::process::id()), format!("consumer-{}", std::process::id()));
+    let (parent, consumer) =
+        (format!("bootstrap-{}", std::process::id()), format!("consumer-{}", std::process::id()));
     let workspace = format!("root:{parent}:openkcm");
     let options = Options {
         kubeconfig: kubeconfig.into(),
@@ -98,7 +100,10 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
     assert_eq!(second, Summary { unchanged: first.created, skipped: first.skipped, ..Summary::default() });
 
     // A workspace binds the export, with the sample as it is.
-    workspaces.create(&PostParams::default(), &Workspace::new(&consumer, WorkspaceSpec::default())).await.unwrap();
+    workspaces
+        .create(&PostParams::default(), &Workspace::new(&consumer, WorkspaceSpec::default()))
+        .await
+        .unwrap();
     let cluster = eventually("the consumer's workspace", async || {
         let found = workspaces.get(&consumer).await.unwrap();
         found.status.filter(|status| status.phase.as_deref() == Some("Ready")).and(found.spec.cluster)
@@ -110,7 +115,8 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
         bindings.create(&PostParams::default(), &export::api_binding(&workspace)).await.ok()
     })
     .await;
-    eventually("Bound", async || bindings.get(export::EXPORT_NAME).await.unwrap().is_bound().then_some(())).await;
+    eventually("Bound", async || bindings.get(export::EXPORT_NAME).await.unwrap().is_bound().then_some(()))
+        .await;
 
     // The ServiceAccount finds the virtual workspace and may do its work there, and nothing else here.
     let scoped = config(&provider_kubeconfig).await;
@@ -135,7 +141,10 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
     // Consumers cannot write Tenants or status, whatever rights they have in their own workspace.
     let merge = |value: Value| Patch::Merge(value);
     let theirs: Api<Tenant> = Api::all(as_consumer.clone());
-    assert_eq!(code(theirs.create(&PostParams::default(), &Tenant::new("forged", TenantSpec::default())).await), 403);
+    assert_eq!(
+        code(theirs.create(&PostParams::default(), &Tenant::new("forged", TenantSpec::default())).await),
+        403
+    );
     assert_eq!(code(theirs.delete("tenant-x", &DeleteParams::default()).await), 403);
     let labels = merge(json!({"metadata": {"labels": {"a": "b"}}}));
     assert_eq!(code(theirs.patch("tenant-x", &PatchParams::default(), &labels).await), 403);
@@ -173,13 +182,16 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
     };
     schemas.create(&PostParams::default(), &schema).await.unwrap();
     let mut published = exports.get(export::EXPORT_NAME).await.unwrap();
-    published.spec.resources.iter_mut().find(|resource| resource.name == "accounts").unwrap().schema = older.to_owned();
+    published.spec.resources.iter_mut().find(|resource| resource.name == "accounts").unwrap().schema =
+        older.to_owned();
     exports.replace(export::EXPORT_NAME, &PostParams::default(), &published).await.unwrap();
-    eventually("the older schema bound", async || (bound_schema(&bindings).await? == older).then_some(())).await;
+    eventually("the older schema bound", async || (bound_schema(&bindings).await? == older).then_some(()))
+        .await;
 
     let (upgrade, changes) = publish(&options).await.unwrap();
     assert_eq!((upgrade.created, upgrade.updated, upgrade.deleted), (0, 1, 0), "{changes:?}");
-    eventually("the new schema bound", async || (bound_schema(&bindings).await? == current).then_some(())).await;
+    eventually("the new schema bound", async || (bound_schema(&bindings).await? == current).then_some(()))
+        .await;
     assert!(accounts.get_opt("used").await.unwrap().is_some(), "an upgrade loses nothing");
     let (after, _) = publish(&options).await.unwrap();
     assert_eq!((after.created, after.updated, after.deleted), (0, 0, 1));
@@ -190,13 +202,18 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
     let disowned = merge(json!({"metadata": {"labels": {export::MANAGED_BY_LABEL: null}}}));
     roles.patch("openkcm-bind", &PatchParams::default(), &disowned).await.unwrap();
     let refusal = publish(&options).await.unwrap_err();
-    assert!(matches!(&refusal, Error::Foreign { object, .. } if object == "ClusterRole openkcm-bind"), "{refusal}");
+    assert!(
+        matches!(&refusal, Error::Foreign { object, .. } if object == "ClusterRole openkcm-bind"),
+        "{refusal}"
+    );
     assert!(roles.get("openkcm-bind").await.unwrap().labels().is_empty());
 
     // Unbinding passes, dependents or not.
     bindings.delete(export::EXPORT_NAME, &DeleteParams::default()).await.unwrap();
-    eventually("the binding gone", async || bindings.get_opt(export::EXPORT_NAME).await.unwrap().is_none().then_some(()))
-        .await;
+    eventually("the binding gone", async || {
+        bindings.get_opt(export::EXPORT_NAME).await.unwrap().is_none().then_some(())
+    })
+    .await;
     for name in [&parent, &consumer] {
         workspaces.delete(name, &DeleteParams::default()).await.unwrap();
     }
