@@ -181,7 +181,8 @@ mod tests {
     use super::*;
 
     fn guard() -> Guard {
-        Guard::new(LimitsConfig { per_endpoint: 2, per_workspace: 3, ..LimitsConfig::default() }, Arc::default())
+        let limits = LimitsConfig { deadline: Duration::from_millis(20), per_endpoint: 2, per_workspace: 3 };
+        Guard::new(limits, Arc::default())
     }
 
     fn place(name: &str) -> Arc<str> {
@@ -194,73 +195,95 @@ mod tests {
         guard.call(StoreKind::AwsKms, Operation::Wrap, &place(at), &workspace, async { answer }).await
     }
 
+    async fn hang(guard: &Guard, at: &str, workspace: &str) -> Result<()> {
+        let workspace = workspace.parse().unwrap();
+        guard.call(StoreKind::AwsKms, Operation::Wrap, &place(at), &workspace, pending()).await
+    }
+
     fn reason<T>(result: Result<T>) -> Option<Reason> {
         result.err().map(|error| error.reason)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_hangs_costs_the_deadline_and_then_nothing_until_it_is_tried_again() {
+    fn fails(health: &mut Health, now: Instant, reason: Reason, after: Option<u64>) {
+        let mut error = Error::new(reason, "");
+        error.retry_after = after.map(Duration::from_secs);
+        health.learn(now, Some(&error));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_hangs_costs_the_deadline_and_then_nothing() {
         let guard = guard();
-        let hang = || async {
-            let cluster = "a".parse().unwrap();
-            guard
-                .call(StoreKind::AwsKms, Operation::Wrap, &place("dead"), &cluster, pending::<Result<()>>())
-                .await
-        };
         for _ in 0..TOLERATED {
-            assert_eq!(reason(hang().await), Some(Reason::Timeout));
+            assert_eq!(reason(hang(&guard, "dead", "a").await), Some(Reason::Timeout));
         }
         let calls = guard.calls.total();
-        let refused = hang().await.unwrap_err();
+        let refused = hang(&guard, "dead", "a").await.unwrap_err();
         assert_eq!((refused.reason, guard.calls.total()), (Reason::Timeout, calls), "the open breaker makes no call");
         assert!(refused.retry_after.is_some_and(|after| after <= LONGEST_PAUSE));
         assert_eq!(reason(call(&guard, "alive", "a", None).await), None, "another place is not affected");
-
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(reason(call(&guard, "dead", "b", None).await), None, "one try after the pause closes the breaker");
-        assert_eq!(reason(call(&guard, "dead", "a", None).await), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[test]
+    fn after_the_pause_one_call_tries_for_all() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        for silent in 1..=TOLERATED {
+            assert_eq!(health.admit(start), Ok(()), "after {silent} silent calls");
+            fails(&mut health, start, Reason::Unreachable, None);
+        }
+        assert_eq!(health.admit(start), Err((Reason::Unreachable, Duration::from_secs(1))));
+        let later = start + Duration::from_secs(1);
+        assert_eq!(health.admit(later), Ok(()));
+        assert!(health.admit(later).is_err(), "only one at a time");
+        fails(&mut health, later, Reason::Unreachable, None);
+        assert_eq!(health.admit(later), Err((Reason::Unreachable, Duration::from_secs(2))), "the pause doubles");
+        let later = later + Duration::from_secs(2);
+        assert_eq!(health.admit(later), Ok(()));
+        health.learn(later, None);
+        assert_eq!((health.admit(later), health.admit(later)), (Ok(()), Ok(())), "one answer closes the breaker");
+    }
+
+    #[test]
+    fn pauses_end() {
+        let (mut health, mut now) = (Health::default(), Instant::now());
+        for _ in 0..1000 {
+            fails(&mut health, now, Reason::Timeout, None);
+            now += LONGEST_PAUSE;
+            assert_eq!(health.admit(now), Ok(()));
+        }
+    }
+
+    #[test]
+    fn throttling_pauses_for_as_long_as_the_store_asks_and_a_refusal_does_not() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        fails(&mut health, now, Reason::Throttled, Some(7));
+        assert_eq!(health.admit(now), Err((Reason::Throttled, Duration::from_secs(7))));
+        let now = now + Duration::from_secs(7);
+        assert_eq!(health.admit(now), Ok(()));
+        for _ in 0..10 {
+            fails(&mut health, now, Reason::AccessDenied, None);
+            assert_eq!(health.admit(now), Ok(()), "the store is there and said no");
+        }
+    }
+
+    #[tokio::test]
     async fn a_caller_that_goes_away_in_the_one_try_does_not_keep_the_breaker_open() {
         let guard = guard();
         for _ in 0..TOLERATED {
-            let _ = call(&guard, "p", "a", Some(Reason::Unreachable)).await;
+            assert_eq!(reason(call(&guard, "p", "a", Some(Reason::Unreachable)).await), Some(Reason::Unreachable));
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        guard.place(&place("p")).health().paused = Some((Reason::Unreachable, Instant::now()));
         let (name, cluster) = (place("p"), "a".parse().unwrap());
         let abandoned = guard.call(StoreKind::AwsKms, Operation::Wrap, &name, &cluster, pending::<Result<()>>());
-        assert!(timeout(Duration::from_millis(10), abandoned).await.is_err());
+        assert!(futures::FutureExt::now_or_never(abandoned).is_none(), "it was under way when it was dropped");
         assert_eq!(reason(call(&guard, "p", "a", None).await), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn throttling_pauses_for_as_long_as_the_store_asks_and_a_refusal_does_not() {
-        let guard = guard();
-        let cluster = "a".parse().unwrap();
-        let asked = Duration::from_secs(7);
-        let answer = async { Err::<(), _>(Error::new(Reason::Throttled, "").with_retry_after(asked)) };
-        let _ = guard.call(StoreKind::GcpKms, Operation::Wrap, &place("p"), &cluster, answer).await;
-        let refused = call(&guard, "p", "a", None).await.unwrap_err();
-        assert_eq!((refused.reason, refused.retry_after), (Reason::Throttled, Some(asked)));
-        tokio::time::sleep(asked).await;
-        for _ in 0..10 {
-            assert_eq!(reason(call(&guard, "p", "a", Some(Reason::AccessDenied)).await), Some(Reason::AccessDenied));
-        }
-        assert_eq!(reason(call(&guard, "p", "a", None).await), None);
-    }
-
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_workspace_with_many_slow_stores_is_stopped_at_its_limit_and_alone() {
         let guard = guard();
-        let cluster: LogicalCluster = "greedy".parse().unwrap();
-        let names: Vec<_> = (0..3).map(|n| place(&format!("slow-{n}"))).collect();
-        let slow = names.iter().map(|name| {
-            guard.call(StoreKind::AzureKeyVault, Operation::Wrap, name, &cluster, pending::<Result<()>>())
-        });
-        let slow = futures::future::join_all(slow);
+        let names: Vec<_> = (0..3).map(|n| format!("slow-{n}")).collect();
+        let slow = futures::future::join_all(names.iter().map(|name| hang(&guard, name, "greedy")));
         let others = async {
-            tokio::task::yield_now().await;
             assert_eq!(reason(call(&guard, "fine", "greedy", None).await), Some(Reason::Throttled));
             assert_eq!(reason(call(&guard, "fine", "modest", None).await), None);
         };
@@ -269,11 +292,11 @@ mod tests {
         assert_eq!(reason(call(&guard, "fine", "greedy", None).await), None, "the slots are free again");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn hostile_numbers_of_places_are_forgotten() {
         let guard = guard();
         for n in 0..REMEMBERED + 10 {
-            let _ = call(&guard, &format!("p{n}"), &format!("w{n}"), None).await;
+            assert_eq!(reason(call(&guard, &format!("p{n}"), &format!("w{n}"), None).await), None);
         }
         assert!(guard.places.lock().unwrap().len() <= REMEMBERED);
         assert!(guard.workspaces.lock().unwrap().len() <= REMEMBERED);

@@ -8,12 +8,14 @@
 #![warn(missing_docs)]
 
 mod aws;
+mod azure;
 pub mod config;
 mod error;
 pub mod faulty;
 mod guard;
 mod messages;
 mod metrics;
+mod net;
 pub mod reference;
 mod root_key;
 mod stores;

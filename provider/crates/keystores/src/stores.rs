@@ -10,10 +10,14 @@ use openkcm_secret::SecretKey;
 use crate::{
     Binding, CloudCalls, Config, Description, Error, Operation, Reason, Result, RootKey, StoreKind, Wrapped,
     aws::AwsStore,
+    azure::{AzureStore, Identity},
     config::{Grant, matches},
     guard::Guard,
-    reference::{AwsKey, AwsRole, Reference},
+    reference::{AwsKey, AwsRole, AzureKey, Reference, is_uuid},
 };
+
+/// Stands for the logical cluster in `azure.assertionFile`.
+const WORKSPACE: &str = "{logicalCluster}";
 
 /// All key stores, under the operator's configuration. Made once; cheap to share in an `Arc`.
 pub struct KeyStores {
@@ -22,6 +26,8 @@ pub struct KeyStores {
     grants: Vec<Grant>,
     own_aws_accounts: Vec<String>,
     aws: Option<Arc<AwsStore>>,
+    azure: AzureStore,
+    azure_assertion_file: Option<String>,
 }
 
 /// The workspace that asks.
@@ -68,6 +74,8 @@ impl KeyStores {
             guard: Arc::new(Guard::new(config.limits, Arc::clone(&calls))),
             calls,
             aws: AwsStore::new(&config.aws)?.map(Arc::new),
+            azure: AzureStore::new(&config.azure)?,
+            azure_assertion_file: config.azure.assertion_file,
             own_aws_accounts: config.aws.own_accounts,
             grants: config.grants,
         })
@@ -84,6 +92,7 @@ impl KeyStores {
         let asker = Asker { cluster, path, grants: &self.grants };
         let (place, root): (String, Arc<dyn RootKey>) = match reference {
             Reference::Aws(key) => self.open_aws(&asker, key, spec)?,
+            Reference::Azure(key) => self.open_azure(&asker, key, spec)?,
             _ => return Err(not_configured(kind)),
         };
         Ok(Arc::new(GuardedRoot {
@@ -117,6 +126,39 @@ impl KeyStores {
         }
         let place = format!("{place}/{role}/{}", asker.cluster);
         Ok((place, Arc::new(store.open(key, Some((role, asker.cluster.clone()))))))
+    }
+
+    fn open_azure(&self, asker: &Asker<'_>, key: AzureKey, spec: &AccountSpec) -> Result<(String, Arc<dyn RootKey>)> {
+        let place = format!("azure/{}", key.host());
+        let Some(access) = spec.access.as_ref().and_then(|access| access.azure.as_ref()) else {
+            if !self.azure.has_own_identity() {
+                return Err(not_configured(StoreKind::AzureKeyVault));
+            }
+            let spellings = [key.to_string(), AzureKey { version: None, ..key.clone() }.to_string()];
+            return if asker.may_use(&spellings) {
+                Ok((place, Arc::new(self.azure.open(key, Identity::Own)?)))
+            } else {
+                Err(not_granted(", or give an application in access.azure"))
+            };
+        };
+        let template = self.azure_assertion_file.as_ref().ok_or_else(|| not_configured(StoreKind::AzureKeyVault))?;
+        for (id, field) in [(&access.tenant_id, "tenantId"), (&access.client_id, "clientId")] {
+            if !is_uuid(id) {
+                return Err(Error::misconfigured(format!("access.azure.{field} is not a UUID")));
+            }
+        }
+        let identity = format!("{}/{}", access.tenant_id, access.client_id);
+        // With one token for all workspaces, a tenant could name the application of another, which trusts that token.
+        let token_file = template.replace(WORKSPACE, asker.cluster.as_str());
+        if token_file == *template && !asker.may_be(&identity) {
+            return Err(not_granted(" that names this application"));
+        }
+        let identity_of = Identity::Federated {
+            tenant_id: access.tenant_id.clone(),
+            client_id: access.client_id.clone(),
+            token_file: token_file.into(),
+        };
+        Ok((format!("{place}/{identity}"), Arc::new(self.azure.open(key, identity_of)?)))
     }
 
     /// Calls made so far.
