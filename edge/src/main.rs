@@ -1,3 +1,9 @@
-//! The Crypto Edge: keys next to the applications, under a lease.
+//! The Crypto Edge's command line.
 
-fn main() {}
+mod command;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command::main()
+}

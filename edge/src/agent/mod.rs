@@ -97,6 +97,9 @@ pub enum AgentError {
     /// No orchestrator is configured.
     #[error("no orchestrator is configured")]
     NoOrchestrator,
+    /// An orchestrator's address is not `https://HOST[:PORT]`.
+    #[error("an orchestrator's address must be https://HOST[:PORT]")]
+    Address,
     /// Key, certificate or authority cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -105,6 +108,8 @@ pub enum AgentError {
 /// Why one stream ended or one attempt failed; there will be another.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
+    #[error("not an orchestrator's address")]
+    Address,
     #[error("cannot connect")]
     Connect(#[source] tonic::transport::Error),
     #[error("not connected within {CONNECT:?}")]
@@ -166,8 +171,12 @@ impl Agent {
     /// Joins if need be, then stays connected. Ends only with what waiting cannot mend. An eviction may block the
     /// thread for as long as [`DRAIN`](crate::store::DRAIN).
     pub async fn run(mut self) -> Result<std::convert::Infallible, AgentError> {
+        self.urls.dedup();
         if self.urls.is_empty() {
             return Err(AgentError::NoOrchestrator);
+        }
+        if self.urls.iter().any(|url| tls::endpoint(url).is_none()) {
+            return Err(AgentError::Address);
         }
         let mut identity = self.identity().await?;
         loop {
@@ -326,7 +335,7 @@ impl Agent {
         tracing::info!(orchestrator = url, "connected to the orchestrator");
         self.failures = 0;
         for learned in urls {
-            if !self.urls.contains(&learned) && self.urls.len() < 64 {
+            if !self.urls.contains(&learned) && self.urls.len() < 64 && tls::endpoint(&learned).is_some() {
                 self.urls.push(learned);
             }
         }
@@ -364,7 +373,7 @@ impl Agent {
 }
 
 async fn connect(url: &str, connector: tls::Connector) -> Result<tonic::transport::Channel, Trouble> {
-    let endpoint = tls::endpoint(url).map_err(Trouble::Connect)?;
+    let endpoint = tls::endpoint(url).ok_or(Trouble::Address)?;
     let connecting = tokio::time::timeout(CONNECT, endpoint.connect_with_connector(connector));
     connecting.await.map_err(|_| Trouble::ConnectTimeout)?.map_err(Trouble::Connect)
 }
