@@ -22,6 +22,8 @@ mod error;
 mod files;
 mod orchestrator;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod types;
 mod wire;
 

@@ -1,0 +1,528 @@
+//! Both ends of the stream in a world of partitions, with time and chance as arguments.
+//!
+//! One seed is one history: some edges and keys, a provider that rotates, evicts, serves again, dies and comes back
+//! knowing nothing until it is told, links that are slow, stall in one direction or both, or break, edges that stop and
+//! go on, or restart. Then everything heals. What must hold is checked after every single step:
+//!
+//! 1. Once the orchestrator says that a key is evicted, no edge can use it.
+//! 2. Nor can one that is cut off, later than a lease and 100 ms after the decision.
+//! 3. Once it says that all edges are current, no edge uses an older version; no edge ever goes back.
+//! 4. A lease and a bit after healing, every edge does exactly what is desired.
+//!
+//! `OPENKCM_SIMULATIONS=100000 cargo test --release -p openkcm-orchestrator --lib simulation` runs more of them;
+//! `OPENKCM_SIMULATION_SEED=n` runs the one that failed.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use openkcm_edge_protocol::{
+    orchestrator::{self as wire, from_edge},
+    session::{EdgeSession, Eviction, Keys, Refused},
+};
+use openkcm_secret::SecretKey;
+use uuid::Uuid;
+
+use crate::{
+    Desired, EvictReason, KeyId, KeyState, Tenants, Usable, Version,
+    core::{Core, Identity, MARGIN, Start},
+    wire::key_ref,
+};
+
+const STEP: Duration = Duration::from_millis(10);
+const LEASE: Duration = Duration::from_secs(1);
+const TROUBLE: Duration = Duration::from_secs(12);
+const HEALED: Duration = Duration::from_secs(4);
+
+/// splitmix64.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// About once in `period`, asked every step.
+    fn once_in(&mut self, period: Duration) -> bool {
+        self.below((period.as_millis() / STEP.as_millis()) as u64) == 0
+    }
+
+    fn millis(&mut self, below: u64) -> Duration {
+        Duration::from_millis(self.below(below))
+    }
+}
+
+/// A key store that remembers what it must never do.
+#[derive(Default)]
+struct Store {
+    keys: RefCell<HashMap<wire::KeyRef, (u64, u32)>>,
+    revisions: RefCell<HashMap<wire::KeyRef, u64>>,
+    highest: RefCell<HashMap<wire::KeyRef, u32>>,
+    lease: RefCell<u64>,
+}
+
+impl Keys for Store {
+    fn put(&self, put: wire::Put) -> Result<(), Refused> {
+        let key = put.key.clone().unwrap();
+        let mut revisions = self.revisions.borrow_mut();
+        let held = revisions.entry(key.clone()).or_default();
+        if put.revision < *held {
+            return Err(Refused);
+        }
+        *held = put.revision;
+        let mut highest = self.highest.borrow_mut();
+        let highest = highest.entry(key.clone()).or_default();
+        assert!(put.current >= *highest, "an edge went back from v{highest} to v{}", put.current);
+        *highest = put.current;
+        self.keys.borrow_mut().insert(key, (put.revision, put.current));
+        Ok(())
+    }
+
+    fn evict(&self, key: &wire::KeyRef, reason: Eviction) {
+        self.keys.borrow_mut().remove(key);
+        if reason == Eviction::Ordered(wire::EvictReason::Unspecified) {
+            self.revisions.borrow_mut().remove(key);
+        }
+    }
+
+    fn lease(&self, until: u64) {
+        let mut lease = self.lease.borrow_mut();
+        assert!(until >= *lease, "a lease was shortened");
+        *lease = until;
+    }
+}
+
+/// One direction of a connection: in order, never lost while the connection lives, late at will.
+struct Pipe<T> {
+    queue: VecDeque<(Duration, T)>,
+    last: Duration,
+}
+
+impl<T> Pipe<T> {
+    fn new() -> Self {
+        Self { queue: VecDeque::new(), last: Duration::ZERO }
+    }
+
+    fn send(&mut self, at: Duration, message: T) {
+        self.last = self.last.max(at);
+        self.queue.push_back((self.last, message));
+    }
+
+    fn receive(&mut self, now: Duration) -> Option<T> {
+        if self.queue.front()?.0 > now {
+            return None;
+        }
+        self.queue.pop_front().map(|(_, message)| message)
+    }
+}
+
+struct Connection {
+    incarnation: u64,
+    number: u64,
+    up: Pipe<from_edge::Message>,
+    down: Pipe<Vec<wire::Order>>,
+    /// The edge has given the connection up; the provider has not noticed.
+    abandoned: bool,
+}
+
+struct Node {
+    identity: Identity,
+    session: EdgeSession,
+    store: Store,
+    connections: Vec<Connection>,
+    connect_at: Duration,
+    failures: u32,
+    stopped_until: Duration,
+    /// Stalled directions: to the provider, to the edge.
+    stalled: [Duration; 2],
+    latency: u64,
+    /// This edge's clock: offset and parts per million.
+    offset: u64,
+    ppm: i64,
+}
+
+impl Node {
+    fn clock(&self, now: Duration) -> u64 {
+        let nanos = now.as_nanos() as i64;
+        self.offset + (nanos + nanos / 1_000_000 * self.ppm) as u64
+    }
+
+    fn uses(&self, now: Duration, key: &wire::KeyRef) -> Option<u32> {
+        let fresh = self.clock(now) < *self.store.lease.borrow();
+        self.store.keys.borrow().get(key).filter(|_| fresh).map(|(_, current)| *current)
+    }
+}
+
+/// What the ledger says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Truth {
+    Serve,
+    Evicted,
+    Gone,
+}
+
+struct Fact {
+    id: KeyId,
+    truth: Truth,
+    current: u32,
+    /// When a provider has heard that the key is not to be used.
+    decided: Option<Duration>,
+    /// The orchestrator has said that no edge can use it.
+    claimed: bool,
+    /// This incarnation of the provider has been told.
+    told: bool,
+}
+
+impl Fact {
+    fn desired(&self) -> Desired {
+        match self.truth {
+            Truth::Gone => Desired::Gone,
+            Truth::Evicted => Desired::Evicted { reason: EvictReason::Disabled },
+            Truth::Serve => Desired::Serve(KeyState {
+                tenant_name: "tenant".into(),
+                region: None,
+                key_uuid: Uuid::nil(),
+                current: self.current,
+                versions: vec![Version {
+                    version: self.current,
+                    material: SecretKey::from_bytes(&mut [7; 32]).unwrap(),
+                    usable: Usable::Encrypt,
+                }],
+                dead_versions: Vec::new(),
+                clients: Vec::new(),
+                fingerprint: u64::from(self.current),
+            }),
+        }
+    }
+}
+
+struct World {
+    chance: Chance,
+    now: Duration,
+    core: Option<Core>,
+    incarnation: u64,
+    ready: bool,
+    start_at: Duration,
+    nodes: Vec<Node>,
+    facts: Vec<Fact>,
+    calm: bool,
+    tick: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance(seed);
+        let nodes = (0..=chance.below(3))
+            .map(|n| Node {
+                identity: Identity {
+                    id: Uuid::from_u128(u128::from(n) + 1),
+                    name: format!("edge-{n}"),
+                    region: None,
+                    tenants: Tenants::All,
+                },
+                session: EdgeSession::default(),
+                store: Store::default(),
+                connections: Vec::new(),
+                connect_at: chance.millis(300),
+                failures: 0,
+                stopped_until: Duration::ZERO,
+                stalled: [Duration::ZERO; 2],
+                latency: 1 + chance.below(200),
+                offset: 1 + chance.below(1 << 40),
+                ppm: chance.below(1000) as i64 - 500,
+            })
+            .collect();
+        let facts = (0..=chance.below(4))
+            .map(|n| Fact {
+                id: KeyId { cluster: "c".parse().unwrap(), namespace: "n".into(), name: format!("k{n}") },
+                truth: Truth::Serve,
+                current: 1,
+                decided: None,
+                claimed: false,
+                told: false,
+            })
+            .collect();
+        Self {
+            chance,
+            now: Duration::from_secs(100),
+            core: None,
+            incarnation: 0,
+            ready: false,
+            start_at: Duration::ZERO,
+            nodes,
+            facts,
+            calm: false,
+            tick: 0,
+        }
+    }
+
+    fn run(mut self) {
+        let end = self.now + TROUBLE;
+        while self.now < end {
+            self.disturb();
+            self.step();
+        }
+        self.heal();
+        let end = self.now + HEALED;
+        while self.now < end {
+            self.step();
+        }
+        for fact in &self.facts {
+            for node in &self.nodes {
+                let wanted = (fact.truth == Truth::Serve).then_some(fact.current);
+                let uses = node.uses(self.now, &key_ref(&fact.id));
+                assert_eq!(uses, wanted, "{} after healing: {} of {:?}", node.identity.name, fact.id, fact.truth);
+            }
+            let distribution = self.core.as_ref().unwrap().distribution(self.now, &fact.id);
+            match fact.truth {
+                Truth::Serve => assert!(distribution.is_current(), "{distribution:?}"),
+                _ => assert!(distribution.is_evicted(), "{distribution:?}"),
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.calm = true;
+        for node in &mut self.nodes {
+            node.stopped_until = self.now;
+            node.stalled = [self.now; 2];
+            node.latency = node.latency.min(50);
+        }
+        self.start_at = self.now;
+    }
+
+    fn disturb(&mut self) {
+        let Self { chance, now, nodes, .. } = self;
+        for node in nodes {
+            if chance.once_in(Duration::from_secs(3)) {
+                let until = *now + chance.millis(3000);
+                match chance.below(3) {
+                    0 => node.stalled[0] = until,
+                    1 => node.stalled[1] = until,
+                    _ => node.stalled = [until; 2],
+                }
+            }
+            if chance.once_in(Duration::from_secs(4)) {
+                node.stopped_until = *now + chance.millis(2500);
+            }
+            if chance.once_in(Duration::from_secs(5)) {
+                node.connections.clear();
+                node.session.disconnected();
+            }
+            if chance.once_in(Duration::from_secs(20)) {
+                node.connections.clear();
+                node.session = EdgeSession::default();
+                node.store = Store::default();
+            }
+            if chance.once_in(Duration::from_secs(5)) {
+                node.latency = 1 + chance.below(600);
+            }
+        }
+        if self.core.is_some() && self.chance.once_in(Duration::from_secs(5)) {
+            self.core = None;
+            self.start_at = self.now + self.chance.millis(2500);
+        }
+        for index in 0..self.facts.len() {
+            if self.chance.once_in(Duration::from_secs(1)) {
+                self.decide(index);
+            }
+        }
+    }
+
+    /// The ledger changes, and the provider hears of it at once if there is one that has loaded the key.
+    fn decide(&mut self, index: usize) {
+        let fact = &mut self.facts[index];
+        let (was, current) = (fact.truth, fact.current);
+        match self.chance.below(6) {
+            0 | 1 => (fact.truth, fact.current) = (Truth::Serve, current + 1),
+            2 => fact.truth = Truth::Serve,
+            3 | 4 => fact.truth = Truth::Evicted,
+            _ => fact.truth = Truth::Gone,
+        }
+        if fact.truth == Truth::Serve && was != Truth::Serve {
+            (fact.decided, fact.claimed) = (None, false);
+        }
+        if let Some(core) = self.core.as_mut().filter(|_| fact.told) {
+            core.set(self.now, fact.id.clone(), fact.desired());
+            if fact.truth != Truth::Serve {
+                fact.decided.get_or_insert(self.now);
+            }
+        } else if fact.truth != Truth::Serve && was == Truth::Serve {
+            (fact.decided, fact.claimed) = (None, false);
+        }
+        self.check();
+    }
+
+    fn step(&mut self) {
+        self.now += STEP;
+        self.tick += 1;
+        self.provide();
+        for index in 0..self.nodes.len() {
+            self.edge(index);
+        }
+        self.check();
+    }
+
+    fn provide(&mut self) {
+        let now = self.now;
+        if self.core.is_none() && now >= self.start_at {
+            self.incarnation += 1;
+            self.ready = false;
+            // A connection to a dead process breaks, sooner or later.
+            self.core = Some(Core::new(Start {
+                now,
+                lease: LEASE,
+                earlier_lease: LEASE,
+                absent: self.nodes.iter().map(|node| node.identity.id).collect::<BTreeSet<_>>(),
+                epoch: self.incarnation as u32,
+                incarnation: self.incarnation.to_be_bytes().to_vec(),
+                urls: Vec::new(),
+            }));
+            self.facts.iter_mut().for_each(|fact| fact.told = false);
+        }
+        let Some(core) = self.core.as_mut() else {
+            self.facts.iter_mut().for_each(|fact| fact.told = false);
+            return;
+        };
+        // The first plan takes its time, key by key.
+        for fact in &mut self.facts {
+            if !fact.told && (self.calm || self.chance.once_in(Duration::from_millis(400))) {
+                fact.told = true;
+                core.set(now, fact.id.clone(), fact.desired());
+                if fact.truth != Truth::Serve {
+                    fact.decided.get_or_insert(now);
+                }
+            }
+        }
+        if !self.ready && self.facts.iter().all(|fact| fact.told) {
+            self.ready = true;
+            core.ready(now);
+        }
+        if self.tick.is_multiple_of(10) {
+            core.tick(now);
+        }
+        for node in &mut self.nodes {
+            let id = node.identity.id;
+            let stalled = node.stalled;
+            for connection in node.connections.iter_mut().filter(|connection| connection.incarnation == self.incarnation) {
+                let mut broken = false;
+                while stalled[0] <= now
+                    && !broken
+                    && let Some(message) = connection.up.receive(now)
+                {
+                    broken = core.receive(now, id, connection.number, message).is_err();
+                }
+                while !broken {
+                    match core.poll(now, id, connection.number) {
+                        Ok(orders) if orders.is_empty() => break,
+                        Ok(orders) => connection.down.send(now + Duration::from_millis(node.latency), orders),
+                        Err(_) => broken = true,
+                    }
+                }
+                if broken {
+                    core.detach(now, id, connection.number);
+                    connection.incarnation = 0;
+                }
+            }
+            // Given up by the edge, noticed here at some time.
+            let chance = &mut self.chance;
+            node.connections.retain(|connection| {
+                let noticed = connection.abandoned && stalled[0] <= now && chance.once_in(Duration::from_millis(500));
+                if noticed && connection.incarnation == self.incarnation {
+                    core.detach(now, id, connection.number);
+                }
+                !noticed
+            });
+        }
+    }
+
+    fn edge(&mut self, index: usize) {
+        let (now, incarnation) = (self.now, self.incarnation);
+        let node = &mut self.nodes[index];
+        if now < node.stopped_until {
+            return;
+        }
+        let clock = node.clock(now);
+        let alive = self.core.is_some();
+        let Some(connection) = node.connections.iter_mut().find(|connection| !connection.abandoned) else {
+            if now >= node.connect_at && node.stalled.iter().all(|until| *until <= now) {
+                let Some(core) = self.core.as_mut() else { return };
+                let number = core.attach(now, node.identity.clone());
+                let (mut up, down) = (Pipe::new(), Pipe::new());
+                for message in node.session.connected(clock, wire::Subscription::default(), "") {
+                    up.send(now + Duration::from_millis(node.latency), message.message.unwrap());
+                }
+                node.connections.push(Connection { incarnation, number, up, down, abandoned: false });
+            }
+            return;
+        };
+        let mut broken = (connection.incarnation != incarnation || !alive) && self.chance.once_in(Duration::from_millis(200));
+        if node.stalled[1] <= now {
+            while let Some(orders) = connection.down.receive(now) {
+                for order in orders {
+                    node.session.receive(clock, order, &node.store).unwrap();
+                    node.failures = 0;
+                }
+            }
+        }
+        for message in node.session.poll(clock, &node.store) {
+            connection.up.send(now + Duration::from_millis(node.latency), message.message.unwrap());
+        }
+        let patience = (LEASE / 2 * 2_u32.pow(node.failures.min(5))).min(LEASE * 4);
+        broken |= node.session.unanswered(clock) > patience;
+        if broken {
+            node.failures += 1;
+            connection.abandoned = true;
+            node.session.disconnected();
+            node.connect_at = now + self.chance.millis(200);
+        }
+    }
+
+    fn check(&mut self) {
+        let now = self.now;
+        for fact in &mut self.facts {
+            let key = key_ref(&fact.id);
+            let distribution =
+                self.core.as_ref().filter(|_| fact.told).map(|core| core.distribution(now, &fact.id));
+            let users: BTreeMap<&str, u32> = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.uses(now, &key).map(|current| (node.identity.name.as_str(), current)))
+                .collect();
+            if fact.truth == Truth::Serve {
+                if let Some(distribution) = distribution.filter(|it| it.is_current() && it.settling.is_none()) {
+                    let current = users.values().all(|current| *current == fact.current);
+                    assert!(current, "{} is said to be v{} everywhere: {users:?} {distribution:?}", fact.id, fact.current);
+                }
+                continue;
+            }
+            fact.claimed |= distribution.as_ref().is_some_and(crate::Distribution::is_evicted);
+            assert!(!fact.claimed || users.is_empty(), "{} is said to be evicted: {users:?} {distribution:?}", fact.id);
+            let late = fact.decided.is_some_and(|decided| now > decided + LEASE + MARGIN);
+            assert!(!late || users.is_empty(), "{} outlived its lease: {users:?} {distribution:?}", fact.id);
+        }
+    }
+}
+
+#[test]
+fn simulation() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("OPENKCM_SIMULATION_SEED") {
+        World::new(seed).run();
+        return;
+    }
+    for seed in 0..number("OPENKCM_SIMULATIONS").unwrap_or(300) {
+        let failed = std::panic::catch_unwind(|| World::new(seed).run()).is_err();
+        assert!(!failed, "the history of OPENKCM_SIMULATION_SEED={seed} broke a promise");
+    }
+}
