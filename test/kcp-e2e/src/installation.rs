@@ -1,1 +1,371 @@
-//! One published export with its provider and edges.
+//! One published export with its provider and edges. A kcp can hold several: each has a provider workspace, data and
+//! processes of its own.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use crate::{
+    kcp::Kcp,
+    paths,
+    process::{CommandExt as _, Lifetime, Process, Recipe, free_ports},
+    stores::KeyStores,
+    wait::within,
+};
+
+/// The audience of tokens for the edge.
+pub const AUDIENCE: &str = "openkcm-edge";
+/// The name of the export.
+pub const EXPORT: &str = "openkcm.io";
+
+/// Where an installation is and what it is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Data, credentials and logs.
+    pub folder: PathBuf,
+    /// Unix sockets of the edges: a short path, the kernel allows 107 bytes.
+    pub sockets: PathBuf,
+    /// The provider workspace; bootstrap makes it.
+    pub workspace: String,
+    /// `openkcm-provider` and `openkcm-edge`.
+    pub provider_binary: PathBuf,
+    /// See `provider_binary`.
+    pub edge_binary: PathBuf,
+    /// How many edges.
+    pub edges: usize,
+    /// Where `/readyz` and `/metrics` are.
+    pub http_port: u16,
+    /// Where edges connect.
+    pub orchestrator_port: u16,
+    /// The address of the console, to be registered with the portal.
+    pub console_url: Option<String>,
+    /// Whether the processes outlive their owner.
+    pub lifetime: Lifetime,
+    /// Further flags of `openkcm-provider run`.
+    pub provider_flags: Vec<String>,
+}
+
+impl Plan {
+    /// An installation of its own in a folder of a test run, on free ports, with the binaries that cargo built.
+    pub fn owned(folder: &Path, workspace: &str) -> Result<Self> {
+        let [http_port, orchestrator_port] = free_ports()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            sockets: folder.to_owned(),
+            workspace: workspace.to_owned(),
+            provider_binary: paths::built("openkcm-provider")?,
+            edge_binary: paths::built("openkcm-edge")?,
+            edges: 1,
+            http_port,
+            orchestrator_port,
+            console_url: None,
+            lifetime: Lifetime::Owned,
+            provider_flags: Vec::new(),
+        })
+    }
+}
+
+/// A published export, its provider and its edges.
+#[derive(Debug)]
+pub struct Installation {
+    plan: Plan,
+    provider: Option<Process>,
+    edges: Vec<Edge>,
+}
+
+/// An edge and the socket where applications find it.
+#[derive(Debug)]
+pub struct Edge {
+    process: Process,
+    socket: PathBuf,
+}
+
+impl Installation {
+    /// Publishes the export and starts provider and edges. With `Lifetime::Detached`, what already runs is kept.
+    pub async fn start(plan: Plan, kcp: &Kcp, stores: &KeyStores) -> Result<Self> {
+        fs::create_dir_all(plan.logs()).context("making the installation's folder")?;
+        plan.write_settings(kcp, stores).await?;
+        plan.publish(kcp)?;
+        let provider = plan.kept("provider");
+        let mut installation = Self { plan, provider, edges: Vec::new() };
+        installation.start_provider().await?;
+        for number in 1..=installation.plan.edges {
+            installation.start_edge(&format!("edge-{number}")).await?;
+        }
+        Ok(installation)
+    }
+
+    /// Path of the provider workspace.
+    pub fn workspace(&self) -> &str {
+        &self.plan.workspace
+    }
+
+    /// Where the provider's metrics are.
+    pub fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}/metrics", self.plan.http_port)
+    }
+
+    /// The folder with data, credentials and logs.
+    pub fn folder(&self) -> &Path {
+        &self.plan.folder
+    }
+
+    /// The edges that run.
+    pub fn edges(&self) -> &[Edge] {
+        &self.edges
+    }
+
+    /// The provider's process, if it runs.
+    pub fn provider(&self) -> Option<&Process> {
+        self.provider.as_ref()
+    }
+
+    /// The files that a person reads first when something is wrong.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        let mut logs = vec![self.plan.logs().join("provider.log")];
+        logs.extend(self.edges.iter().map(|edge| edge.process.log().to_owned()));
+        logs
+    }
+
+    /// Starts the provider if it does not run, and waits until it says that it is ready.
+    pub async fn start_provider(&mut self) -> Result<()> {
+        if self.provider.as_mut().is_none_or(|running| !running.is_running()) {
+            let plan = &self.plan;
+            let recipe = Recipe::new("provider", &plan.provider_binary, ["run"])
+                .arg("--kubeconfig")
+                .arg(plan.folder.join("provider.kubeconfig"))
+                .arg(format!("--export={EXPORT}"))
+                .arg("--data-dir")
+                .arg(plan.data())
+                .arg(format!("--http-address=127.0.0.1:{}", plan.http_port))
+                .arg(format!("--orchestrator-address=127.0.0.1:{}", plan.orchestrator_port))
+                .arg(format!("--orchestrator-url=https://127.0.0.1:{}", plan.orchestrator_port))
+                .arg("--key-stores")
+                .arg(plan.folder.join("key-stores.yaml"));
+            let recipe = plan.provider_flags.iter().fold(recipe, Recipe::arg);
+            self.provider = Some(Process::start(&recipe, &plan.logs(), plan.lifetime)?);
+        }
+        let provider = self.provider.as_mut().context("a provider that was just started")?;
+        let ready = format!("http://127.0.0.1:{}/readyz", self.plan.http_port);
+        within(Duration::from_secs(90), "the provider is ready", || {
+            let state = provider.check();
+            let ready = ready.clone();
+            async move {
+                state?;
+                let answer = reqwest::get(&ready).await.context("its readiness page")?;
+                let status = answer.status();
+                ensure!(status.is_success(), "/readyz says {status}: {}", answer.text().await.unwrap_or_default());
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// SIGTERM, as a deployment would.
+    pub fn stop_provider(&mut self) {
+        if let Some(mut provider) = self.provider.take() {
+            provider.stop();
+        }
+    }
+
+    /// `kill -9`, as a power cut would.
+    pub fn kill_provider(&mut self) {
+        if let Some(mut provider) = self.provider.take() {
+            provider.kill();
+        }
+    }
+
+    /// An operator's command on this installation's ledger; its standard output.
+    pub fn operator(&self, args: &[&str]) -> Result<String> {
+        self.plan.operator(args)
+    }
+
+    async fn start_edge(&mut self, name: &str) -> Result<()> {
+        let plan = &self.plan;
+        let socket = plan.sockets.join(format!("{name}.sock"));
+        ensure!(socket.as_os_str().len() <= 107, "{}: too long for a unix socket", socket.display());
+        let mut process = match plan.kept(name) {
+            Some(running) => running,
+            None => {
+                let data = plan.folder.join(name);
+                let token = plan.folder.join(format!("{name}.join-token"));
+                write_private(&token, plan.operator(&["edges", "token", name])?.trim())?;
+                let recipe = Recipe::new(name, &plan.edge_binary, ["run", "--name", name])
+                    .arg(format!("--orchestrator=https://127.0.0.1:{}", plan.orchestrator_port))
+                    .arg("--ca-file")
+                    .arg(plan.data().join("orchestrator/authority.pem"))
+                    .arg("--join-token-file")
+                    .arg(token)
+                    .arg("--data-dir")
+                    .arg(data)
+                    .arg("--socket")
+                    .arg(&socket)
+                    .arg("--issuers")
+                    .arg(plan.folder.join("issuers.yaml"))
+                    .arg(format!("--audience={AUDIENCE}"));
+                Process::start(&recipe, &plan.logs(), plan.lifetime)?
+            }
+        };
+        within(Duration::from_secs(60), &format!("{name} listens on its socket"), || {
+            let state = process.check();
+            let socket = socket.clone();
+            async move {
+                state?;
+                tokio::net::UnixStream::connect(&socket).await.context("connecting to its socket")?;
+                Ok(())
+            }
+        })
+        .await?;
+        self.edges.push(Edge { process, socket });
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// What runs already and should go on.
+    fn kept(&self, name: &str) -> Option<Process> {
+        if self.lifetime == Lifetime::Detached { Process::find(name, &self.logs()) } else { None }
+    }
+
+    /// What the operator configures: key stores for the provider, issuers of tokens for the edges.
+    async fn write_settings(&self, kcp: &Kcp, stores: &KeyStores) -> Result<()> {
+        fs::create_dir_all(self.data()).context("making the data folder")?;
+        fs::set_permissions(self.data(), fs::Permissions::from_mode(0o700)).context("closing the data folder")?;
+        fs::write(self.folder.join("key-stores.yaml"), stores.configuration(&self.folder)?)
+            .context("writing the configuration of key stores")?;
+        let keys = self.folder.join("kcp.jwks.json");
+        fs::write(&keys, kcp.service_account_keys().await?.to_string()).context("writing kcp's public keys")?;
+        let issuers = json!([{"issuer": "https://kcp.default.svc", "kind": "kcp", "jwks": keys}]);
+        // JSON is YAML.
+        fs::write(self.folder.join("issuers.yaml"), issuers.to_string()).context("writing the edge's issuers")
+    }
+
+    /// `openkcm-provider bootstrap`.
+    pub fn publish(&self, kcp: &Kcp) -> Result<()> {
+        let mut command = Command::new(&self.provider_binary);
+        command
+            .args(["bootstrap", "--kubeconfig"])
+            .arg(kcp.kubeconfig())
+            .args(["--workspace", &self.workspace])
+            .arg("--kubeconfig-out")
+            .arg(self.folder.join("provider.kubeconfig"));
+        if let Some(url) = &self.console_url {
+            command.args(["--console-url", url]);
+        }
+        run(command, "publishing the export").map(drop)
+    }
+
+    fn operator(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.provider_binary);
+        command.args(args).arg("--data-dir").arg(self.data());
+        run(command, &format!("openkcm-provider {}", args.join(" ")))
+    }
+}
+
+impl Edge {
+    /// Where applications find it.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process, for its log and to disturb it.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// What an application does through `openkcm-edge encrypt|decrypt`.
+#[derive(Debug, Clone)]
+pub struct Application {
+    /// The command-line client.
+    pub edge_binary: PathBuf,
+    /// The edge.
+    pub socket: PathBuf,
+    /// Its service account's token.
+    pub token_file: PathBuf,
+    /// The tenant's name.
+    pub tenant: String,
+}
+
+/// Why an edge refused: the exit code and what it printed.
+#[derive(Debug)]
+pub struct Refusal(pub String);
+
+impl Application {
+    /// `openkcm-edge encrypt`.
+    pub fn encrypt(&self, key: &str, plaintext: &[u8]) -> Result<Result<Vec<u8>, Refusal>> {
+        self.call("encrypt", key, plaintext)
+    }
+
+    /// `openkcm-edge decrypt`.
+    pub fn decrypt(&self, key: &str, ciphertext: &[u8]) -> Result<Result<Vec<u8>, Refusal>> {
+        self.call("decrypt", key, ciphertext)
+    }
+
+    fn call(&self, verb: &str, key: &str, input: &[u8]) -> Result<Result<Vec<u8>, Refusal>> {
+        let mut command = Command::new(&self.edge_binary);
+        command
+            .without_our_variables()
+            .arg(verb)
+            .arg("--socket")
+            .arg(&self.socket)
+            .arg("--token-file")
+            .arg(&self.token_file)
+            .args(["--tenant", &self.tenant, "--key", key])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().context("starting openkcm-edge")?;
+        let mut stdin = child.stdin.take().context("a pipe to openkcm-edge")?;
+        let input = input.to_vec();
+        // A client that refuses early closes its end: that is its right.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().context("waiting for openkcm-edge")?;
+        let _ = writer.join();
+        match output.status.code() {
+            Some(0) => Ok(Ok(output.stdout)),
+            Some(1) => Ok(Err(Refusal(String::from_utf8_lossy(&output.stderr).trim().to_owned()))),
+            _ => bail!("openkcm-edge {verb}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
+    let mut file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("writing {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+}
+
+fn run(mut command: Command, what: &str) -> Result<String> {
+    let output = command.without_our_variables().stdin(Stdio::null()).output().with_context(|| format!("starting: {what}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{what} failed ({}):\n{stdout}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(stdout)
+}

@@ -22,7 +22,8 @@ use crate::{
 /// A running kcp.
 #[derive(Debug)]
 pub struct Kcp {
-    process: Process,
+    /// None when it is somebody else's.
+    process: Option<Process>,
     kubeconfig: PathBuf,
     /// A kubeconfig with a context `shard-base` that may ask a shard itself.
     shard_kubeconfig: PathBuf,
@@ -64,7 +65,7 @@ impl Kcp {
         let _ = fs::remove_file(&kubeconfig);
         let process = Process::start(&recipe, &options.logs, options.lifetime)?;
         let mut kcp = Self {
-            process,
+            process: Some(process),
             shard_kubeconfig: kubeconfig.clone(),
             kubeconfig,
             url: format!("https://127.0.0.1:{}", options.port),
@@ -92,13 +93,13 @@ impl Kcp {
             Recipe::new("two-shards", script, [folder]).env("PATH", path).env("PORT0", port.to_string());
         let process = Process::start(&recipe, folder, lifetime)?;
         let mut kcp = Self {
-            process,
+            process: Some(process),
             kubeconfig: folder.join("admin.kubeconfig"),
             shard_kubeconfig: folder.join("root/admin.kubeconfig"),
             url: format!("https://127.0.0.1:{port}"),
         };
         within(Duration::from_secs(240), "the two shards are ready", || {
-            let state = kcp.process.check();
+            let state = kcp.check();
             let ready = folder.join("ready").exists();
             async move {
                 state?;
@@ -116,14 +117,26 @@ impl Kcp {
         let process = Process::find("kcp", &options.logs)?;
         let kubeconfig = options.folder.join("admin.kubeconfig");
         let url = format!("https://127.0.0.1:{}", options.port);
-        Some(Self { process, shard_kubeconfig: kubeconfig.clone(), kubeconfig, url })
+        Some(Self { process: Some(process), shard_kubeconfig: kubeconfig.clone(), kubeconfig, url })
+    }
+
+    /// One that somebody else started, by its administrator's kubeconfig.
+    pub fn attach(kubeconfig: &Path) -> Result<Self> {
+        let text = Kubeconfig::read_from(kubeconfig).context("reading kcp's kubeconfig")?;
+        let base = text.clusters.iter().find(|cluster| cluster.name == "base").and_then(|named| named.cluster.as_ref());
+        let url = base.and_then(|cluster| cluster.server.clone()).context("a kubeconfig of kcp has a cluster `base`")?;
+        Ok(Self { process: None, kubeconfig: kubeconfig.to_owned(), shard_kubeconfig: kubeconfig.to_owned(), url })
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check)
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
         let kubeconfig = self.kubeconfig.clone();
         let url = self.url.clone();
         within(Duration::from_secs(180), "kcp serves the root workspace", || {
-            let state = self.process.check();
+            let state = self.check();
             let (kubeconfig, url) = (kubeconfig.clone(), url.clone());
             async move {
                 state?;
@@ -147,19 +160,21 @@ impl Kcp {
         &self.kubeconfig
     }
 
+    /// A kubeconfig of the administrator whose server is the workspace at a path.
+    pub fn kubeconfig_for(&self, path: &str) -> Result<String> {
+        let mut text: Value = serde_json::to_value(Kubeconfig::read_from(&self.kubeconfig)?)?;
+        let clusters = text["clusters"].as_array_mut().context("a kubeconfig has clusters")?;
+        for cluster in clusters.iter_mut().filter(|cluster| cluster["name"] == "base") {
+            cluster["cluster"]["server"] = format!("{}/clusters/{path}", self.url).into();
+        }
+        text["current-context"] = "base".into();
+        // JSON is YAML.
+        Ok(text.to_string())
+    }
+
     /// `https://HOST:PORT`, without a workspace.
     pub fn url(&self) -> &str {
         &self.url
-    }
-
-    /// The process, for its log.
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// The process, to stop it.
-    pub fn process_mut(&mut self) -> &mut Process {
-        &mut self.process
     }
 
     /// The public keys that service account tokens are signed with, as a JWK set.

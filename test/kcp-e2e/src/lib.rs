@@ -11,8 +11,10 @@
 //! - [`story`]: what a scenario is written in, and the report when one fails.
 #![warn(missing_docs)]
 
+pub mod installation;
 pub mod kcp;
 pub mod paths;
 pub mod process;
+pub mod stores;
 pub mod wait;
 pub mod workspace;

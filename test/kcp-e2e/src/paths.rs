@@ -1,9 +1,9 @@
 //! Where things are: the work tree, the cache outside it, the binaries that cargo built.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -45,4 +45,20 @@ pub fn kcp_binaries() -> Result<PathBuf> {
     let output = Command::new(&toolchain).arg("bin").output().context("running the toolchain script")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(PathBuf::from(String::from_utf8(output.stdout).context("a path in UTF-8")?.trim()))
+}
+
+/// A fresh folder for the data and logs of one test run, below cargo's target folder; what earlier runs left is removed.
+pub fn test_run() -> Result<PathBuf> {
+    let me = env::current_exe().context("the path of the running program")?;
+    let target = me.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).map_or_else(env::temp_dir, Path::to_owned);
+    let runs = target.join("kcp-e2e");
+    for old in fs::read_dir(&runs).into_iter().flatten().flatten() {
+        // Named by the process that owns it.
+        if !Path::new("/proc").join(old.file_name()).exists() {
+            let _ = fs::remove_dir_all(old.path());
+        }
+    }
+    let mine = runs.join(process::id().to_string());
+    fs::create_dir_all(&mine).with_context(|| format!("making {}", mine.display()))?;
+    Ok(mine)
 }

@@ -1,7 +1,9 @@
 //! Child processes with a log file, that die with their owner, or outlive it on purpose.
 
 use std::{
+    env,
     ffi::OsString,
+    fmt,
     fs::{self, File},
     io,
     net::TcpListener,
@@ -13,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Whether a process ends with the program that started it.
@@ -80,6 +82,21 @@ pub struct Process {
     lifetime: Lifetime,
 }
 
+/// A process that should run has ended.
+#[derive(Debug)]
+pub struct Ended {
+    name: String,
+    log: String,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has ended; {}", self.name, self.log)
+    }
+}
+
+impl std::error::Error for Ended {}
+
 /// A process id is reused one day; with the start time it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
@@ -104,6 +121,7 @@ impl Process {
         command
             .arg(&recipe.program)
             .args(&recipe.args)
+            .without_our_variables()
             .envs(recipe.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("sharing a log")?)
@@ -165,12 +183,13 @@ impl Process {
         }
     }
 
-    /// An error with the end of the log, if it has ended.
+    /// [`Ended`], with the end of the log, if it has ended.
     pub fn check(&mut self) -> Result<()> {
         if self.is_running() {
             return Ok(());
         }
-        bail!("{} has ended; the end of {}:\n{}", self.name, self.log.display(), self.log_tail(15))
+        let log = format!("the end of {}:\n{}", self.log.display(), self.log_tail(15));
+        Err(anyhow::Error::new(Ended { name: self.name.clone(), log }))
     }
 
     /// Ends it: SIGTERM, and SIGKILL after ten seconds. Returns when it is gone.
@@ -219,6 +238,24 @@ impl Drop for Process {
         if self.lifetime == Lifetime::Owned {
             self.stop();
         }
+    }
+}
+
+/// Commands that do what their arguments say.
+pub trait CommandExt {
+    /// Every flag of ours can also come from the environment; a shell that has read `.openkcm/env` must not decide what a test
+    /// does.
+    fn without_our_variables(&mut self) -> &mut Self;
+}
+
+impl CommandExt for Command {
+    fn without_our_variables(&mut self) -> &mut Self {
+        for (name, _) in env::vars_os() {
+            if name == "KUBECONFIG" || name.to_str().is_some_and(|name| name.starts_with("OPENKCM_")) {
+                self.env_remove(name);
+            }
+        }
+        self
     }
 }
 

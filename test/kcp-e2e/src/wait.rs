@@ -5,6 +5,8 @@ use std::{future::Future, time::Duration};
 use anyhow::{Result, anyhow};
 use tokio::time::{Instant, sleep};
 
+use crate::process::Ended;
+
 /// How long a scenario waits before it says that something does not happen. Generous: it is no measurement, and CI has two
 /// cores for kcp and everything else.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -31,6 +33,8 @@ where
         // An attempt that hangs must not hide what the others said.
         match tokio::time::timeout(patience.saturating_sub(start.elapsed()), attempt()).await {
             Ok(Ok(value)) => return Ok(value),
+            // Nothing is worth waiting for from a process that is no more.
+            Ok(Err(error)) if error.is::<Ended>() => return Err(error.context(what.to_owned())),
             Ok(Err(error)) => last = error,
             Err(_) => break,
         }

@@ -263,6 +263,47 @@ impl Workspace {
         text(&answer["status"]["token"]).context("an answer without a token")
     }
 
+    /// Binds the export `NAME` of the workspace `provider` as most users do, under the export's own name, and waits until kcp has
+    /// bound it (about five seconds, all of it kcp's own).
+    pub async fn bind(&self, provider: &str, export: &str) -> Result<()> {
+        self.apply(binding(export, provider, export, "Accepted")).await?;
+        self.expect(BINDING, export, "it is Bound", |it| it["status"]["phase"] == "Bound").await.map(drop)
+    }
+
+    /// The name of the workspace's Tenant, once it is Active.
+    pub async fn tenant(&self) -> Result<String> {
+        eventually(&format!("the Tenant in {} is Active", self.path), || async {
+            let tenants = self.list(TENANT).await?;
+            let tenant = tenants.first().context("there is no Tenant")?;
+            ensure!(tenant["status"]["phase"] == "Active", "its status is {}", tenant["status"]);
+            text(&tenant["metadata"]["name"]).context("a Tenant without a name")
+        })
+        .await
+    }
+
+    /// Declares an Account with an AWS KMS key.
+    pub async fn account(&self, name: &str, key_reference: &str) -> Result<Value> {
+        self.apply(json!({
+            "apiVersion": "openkcm.io/v1alpha1", "kind": "Account", "metadata": {"name": name},
+            "spec": {"providerType": "AWSKMS", "keyReference": key_reference},
+        }))
+        .await
+    }
+
+    /// Declares a ServiceEncryptionKey that never rotates by itself; `name` is `NAMESPACE/NAME`.
+    pub async fn service_key(&self, name: &str, account: &str) -> Result<Value> {
+        let (namespace, base) = name.split_once('/').context("a service key is NAMESPACE/NAME")?;
+        self.namespace(namespace).await?;
+        self.apply(json!({
+            "apiVersion": "openkcm.io/v1alpha1", "kind": "ServiceEncryptionKey",
+            "metadata": {"name": base, "namespace": namespace},
+            "spec": {
+                "accountRef": {"name": account}, "algorithm": "AES-GCM-256", "rotationSchedule": "Never", "state": "Enabled",
+            },
+        }))
+        .await
+    }
+
     /// A namespace, made if it is not there.
     pub async fn namespace(&self, name: &str) -> Result<()> {
         self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await.map(drop)
@@ -274,6 +315,19 @@ impl Workspace {
             None => Api::all_with(self.client.clone(), &kind.resource()),
         }
     }
+}
+
+/// An APIBinding; `claims` is what the workspace says to the export's claim on events: `Accepted` or `Rejected`.
+pub fn binding(name: &str, provider: &str, export: &str, claims: &str) -> Value {
+    json!({
+        "apiVersion": "apis.kcp.io/v1alpha2", "kind": "APIBinding", "metadata": {"name": name},
+        "spec": {
+            "reference": {"export": {"path": provider, "name": export}},
+            "permissionClaims": [{
+                "group": "", "resource": "events", "verbs": ["*"], "state": claims, "selector": {"matchAll": true},
+            }],
+        },
+    })
 }
 
 /// The value of a condition's field: `condition(&object, "Ready", "reason")`.
