@@ -11,7 +11,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, sts::As
 use aws_sdk_kms::{
     Client,
     config::Credentials,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     primitives::Blob,
     types::{EncryptionAlgorithmSpec, KeySpec, KeyState, KeyUsageType},
 };
@@ -264,7 +264,7 @@ impl AwsRoot {
             SdkError::ConstructionFailure(_) => Reason::Misconfigured,
             _ => Reason::Unreachable,
         };
-        failure(reason, operation).with_source(DisplayErrorContext(error).to_string())
+        failure(reason, operation).with_source(&error)
     }
 
     /// No request went out: mostly because there were no credentials to sign it with.
@@ -289,7 +289,7 @@ impl AwsRoot {
             (None, _) if chain(&error).any(<dyn StdError>::is::<std::io::Error>) => failure(Reason::Unreachable, operation),
             (None, _) => failure(Reason::Misconfigured, operation),
         };
-        explained.with_source(DisplayErrorContext(error).to_string())
+        explained.with_source(&error)
     }
 }
 

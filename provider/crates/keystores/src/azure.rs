@@ -68,7 +68,7 @@ impl AzureStore {
             Some(AzureCredentials::ClientSecret { secret_file: path, .. }) => Some(secret_file(path)?),
             _ => None,
         };
-        let broken = |error: reqwest::Error| Error::misconfigured("azure: the HTTP client cannot be made").with_source(error);
+        let broken = |error: reqwest::Error| Error::misconfigured("azure: the HTTP client cannot be made").with_source(&error);
         let mut http = reqwest::Client::builder()
             .https_only(true)
             .redirect(reqwest::redirect::Policy::none())
@@ -79,7 +79,7 @@ impl AzureStore {
         }
         if let Some(path) = &config.ca_file {
             let pem = std::fs::read(path).map_err(|source| {
-                Error::misconfigured(format!("cannot read azure.caFile {}", path.display())).with_source(source)
+                Error::misconfigured(format!("cannot read azure.caFile {}", path.display())).with_source(&source)
             })?;
             http = http.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem).map_err(broken)?);
         }
@@ -110,7 +110,7 @@ impl AzureStore {
         if let Some(client) = clients.get(&place) {
             return Ok(Arc::clone(client));
         }
-        let broken = |error: azure_core::Error| failure(Reason::Misconfigured, Operation::Describe).with_source(error);
+        let broken = |error: azure_core::Error| failure(Reason::Misconfigured, Operation::Describe).with_source(&error);
         let credential = self.credential(key.cloud, &place.1).map_err(broken)?;
         let options = KeyClientOptions { client_options: self.options(key.cloud), ..KeyClientOptions::default() };
         let client = Arc::new(KeyClient::new(&key.vault_url(), credential, Some(options)).map_err(broken)?);
@@ -306,7 +306,7 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 
 fn explain(error: azure_core::Error, operation: Operation) -> Error {
     let (reason, retry_after) = reason_of(&error, operation);
-    let explained = failure(reason, operation).with_source(error);
+    let explained = failure(reason, operation).with_source(&error);
     match retry_after {
         Some(after) => explained.with_retry_after(after),
         None => explained,

@@ -277,7 +277,7 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
 /// The text of a file that holds one secret, without the line break that editors add.
 pub(crate) fn secret_file(path: &Path) -> Result<Zeroizing<String>, Error> {
     let mut text = Zeroizing::new(std::fs::read_to_string(path).map_err(|source| {
-        Error::misconfigured(format!("cannot read the secret file {}", path.display())).with_source(source)
+        Error::misconfigured(format!("cannot read the secret file {}", path.display())).with_source(&source)
     })?);
     let length = text.trim_end_matches(['\r', '\n']).len();
     text.truncate(length);

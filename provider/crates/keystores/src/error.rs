@@ -75,6 +75,10 @@ impl fmt::Display for Reason {
     }
 }
 
+/// How much of a chain of errors is kept.
+const MOST_CAUSES: usize = 8;
+const MOST_TEXT: usize = 2000;
+
 /// A call to a key store failed.
 ///
 /// `message` is written by this crate and is safe for the tenant: what is wrong and the fix. What the store itself said is only in the
@@ -103,10 +107,22 @@ impl Error {
         Self::new(Reason::Misconfigured, message)
     }
 
-    /// With the underlying error, for logs only.
+    /// With what led to it, for logs only.
+    ///
+    /// Kept as text, each error of the chain as it displays itself: some clients put whole answers into `Debug`, and an answer may hold a
+    /// plaintext.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+    pub fn with_source(mut self, source: &(dyn StdError + 'static)) -> Self {
+        let chain = std::iter::successors(Some(source), |error: &&(dyn StdError + 'static)| error.source());
+        let mut text = String::new();
+        for error in chain.take(MOST_CAUSES) {
+            let cause = error.to_string();
+            // Some errors display their source as well.
+            if !text.ends_with(&cause) {
+                text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+            }
+        }
+        self.source = Some(text.chars().take(MOST_TEXT).collect::<String>().into());
         self
     }
 

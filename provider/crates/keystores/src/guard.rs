@@ -132,7 +132,7 @@ impl Guard {
         let result = match timeout(self.limits.deadline, call).await {
             Ok(result) => result,
             Err(elapsed) => {
-                Err(Error::new(Reason::Timeout, messages::explain(kind, Reason::Timeout, operation)).with_source(elapsed))
+                Err(Error::new(Reason::Timeout, messages::explain(kind, Reason::Timeout, operation)).with_source(&elapsed))
             }
         };
         self.calls.count(kind, operation, result.as_ref().err().map(|error| error.reason));

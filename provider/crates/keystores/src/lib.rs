@@ -12,6 +12,7 @@ mod azure;
 pub mod config;
 mod error;
 pub mod faulty;
+mod gcp;
 mod guard;
 mod messages;
 mod metrics;

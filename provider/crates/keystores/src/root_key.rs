@@ -76,7 +76,7 @@ pub struct Verified {
 pub async fn verify(root: &dyn RootKey, binding: &Binding) -> Result<Verified> {
     let description = root.describe().await?;
     let probe = SecretKey::random().map_err(|error| {
-        Error::new(Reason::Unreachable, "no locked memory or randomness for the probe; it is tried again").with_source(error)
+        Error::new(Reason::Unreachable, "no locked memory or randomness for the probe; it is tried again").with_source(&error)
     })?;
     let wrapped = root.wrap(&probe, binding).await?;
     let back = root.unwrap(&wrapped.bytes, binding).await?;

@@ -12,8 +12,9 @@ use crate::{
     aws::AwsStore,
     azure::{AzureStore, Identity},
     config::{Grant, matches},
+    gcp::GcpStore,
     guard::Guard,
-    reference::{AwsKey, AwsRole, AzureKey, Reference, is_uuid},
+    reference::{AwsKey, AwsRole, AzureKey, GcpKey, Reference, ServiceAccount, is_uuid},
 };
 
 /// Stands for the logical cluster in `azure.assertionFile`.
@@ -28,6 +29,7 @@ pub struct KeyStores {
     aws: Option<Arc<AwsStore>>,
     azure: AzureStore,
     azure_assertion_file: Option<String>,
+    gcp: Option<Arc<GcpStore>>,
 }
 
 /// The workspace that asks.
@@ -76,6 +78,7 @@ impl KeyStores {
             aws: AwsStore::new(&config.aws)?.map(Arc::new),
             azure: AzureStore::new(&config.azure)?,
             azure_assertion_file: config.azure.assertion_file,
+            gcp: GcpStore::new(&config.gcp)?.map(Arc::new),
             own_aws_accounts: config.aws.own_accounts,
             grants: config.grants,
         })
@@ -93,7 +96,8 @@ impl KeyStores {
         let (place, root): (String, Arc<dyn RootKey>) = match reference {
             Reference::Aws(key) => self.open_aws(&asker, key, spec)?,
             Reference::Azure(key) => self.open_azure(&asker, key, spec)?,
-            _ => return Err(not_configured(kind)),
+            Reference::Gcp(key) => self.open_gcp(&asker, key, spec)?,
+            Reference::Pkcs11(_) => return Err(not_configured(kind)),
         };
         Ok(Arc::new(GuardedRoot {
             root,
@@ -159,6 +163,27 @@ impl KeyStores {
             token_file: token_file.into(),
         };
         Ok((format!("{place}/{identity}"), Arc::new(self.azure.open(key, identity_of)?)))
+    }
+
+    fn open_gcp(&self, asker: &Asker<'_>, key: GcpKey, spec: &AccountSpec) -> Result<(String, Arc<dyn RootKey>)> {
+        let store = self.gcp.as_ref().ok_or_else(|| not_configured(StoreKind::GcpKms))?;
+        let place = format!("gcp/{}/{}", key.project, key.location);
+        let Some(access) = spec.access.as_ref().and_then(|access| access.gcp.as_ref()) else {
+            return if asker.may_use(&[key.to_string(), key.key_name()]) {
+                Ok((place, Arc::new(store.open(key, None))))
+            } else {
+                Err(not_granted(", or for a service account in access.gcp"))
+            };
+        };
+        let account: ServiceAccount = access
+            .service_account
+            .parse()
+            .map_err(|error| Error::misconfigured(format!("access.gcp.serviceAccount: {error}")))?;
+        // Every service account trusts the same provider: only the operator can tell whose it is.
+        if !asker.may_be(account.as_str()) {
+            return Err(not_granted(" that names this service account"));
+        }
+        Ok((format!("{place}/{}", account.as_str()), Arc::new(store.open(key, Some(account)))))
     }
 
     /// Calls made so far.

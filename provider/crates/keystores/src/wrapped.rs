@@ -137,7 +137,7 @@ pub(crate) fn secret(bytes: &mut [u8]) -> Result<SecretKey> {
     match SecretKey::from_slice(bytes) {
         Some(Ok(key)) => Ok(key),
         Some(Err(error)) => {
-            Err(Error::new(Reason::Unreachable, "no locked memory for a key; it is tried again").with_source(error))
+            Err(Error::new(Reason::Unreachable, "no locked memory for a key; it is tried again").with_source(&error))
         }
         None => Err(Error::new(Reason::BadCiphertext, "the key store unwrapped something that is not a 256-bit key")),
     }

@@ -29,7 +29,7 @@ fn configured(endpoint: &str, more: &str) -> (KeyStores, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), "very-secret\n").unwrap();
     let stores = common::stores(&format!(
-        "aws:\n  endpoint: {endpoint}\n  credentials: !accessKey\n    id: AKIATESTTESTTESTTEST\n    secretFile: {}/secret\n{more}",
+        "aws:\n  endpoint: {endpoint}\n  credentials: !accessKey\n    id: test\n    secretFile: {}/secret\n{more}",
         dir.path().display()
     ));
     (stores, dir)
