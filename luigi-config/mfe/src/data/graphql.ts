@@ -23,7 +23,7 @@ const CONDITIONS = "conditions{type status reason message lastTransitionTime}";
 /** The gateway delivers a change only when a selected field changed, so what is shown is selected, and no more. */
 const FIELDS: Record<KindName, string> = {
   Tenant: `${META} status{phase path logicalCluster recovered accounts serviceEncryptionKeys ${CONDITIONS}}`,
-  Account: `${META} spec{providerType keyReference} status{phase accountKeyVersion dependents rootKey{reference version algorithm lastVerified} rewrap{from to total done failed startedAt finishedAt} ${CONDITIONS}}`,
+  Account: `${META} spec{providerType keyReference} status{phase accountKeyVersion dependents rootKey{reference version algorithm lastVerified} rewrap{from to total done failed lost startedAt finishedAt} impact{keys namespaces activeClients} ${CONDITIONS}}`,
   ServiceEncryptionKey: `${META} spec{accountRef{name} algorithm rotationSchedule rotationRequest state clients{issuer subject}} status{state currentVersion lastRotation nextRotation rotationRequest activeClients edges{total current evicted} versions{version state created accountKeyVersion} ${CONDITIONS}}`,
 };
 const PLURAL_FIELD: Record<KindName, string> = {

@@ -1,4 +1,4 @@
-import LuigiClient from "@luigi-project/client";
+import * as LuigiClient from "@luigi-project/client";
 import { gatewayUrl } from "../data/graphql.js";
 import type { TokenSource } from "../data/port.js";
 import type { Params } from "../model/filter.js";

@@ -58,10 +58,14 @@ export interface Account extends Resource {
       total?: number;
       done?: number;
       failed?: number;
+      /** The first of those that cannot be re-wrapped, as `namespace/name vN`. */
+      lost?: string[];
       startedAt?: string;
       finishedAt?: string;
     };
     dependents?: number;
+    /** What a re-key, disable or delete would touch now, as the provider counts it. */
+    impact?: { keys?: number; namespaces?: number; activeClients?: number };
     conditions?: Condition[];
   };
 }

@@ -3,10 +3,17 @@ import { GROUP, VERSION, type ClientRef, type ProviderType } from "./kinds.js";
 /** Always quoted: a name or reference from a person must not become YAML syntax. JSON strings are YAML strings. */
 const q = (s: string) => JSON.stringify(s).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
+/** How the provider gets at the key; the member has to fit the provider type. */
+export interface Access {
+  aws?: { roleArn: string };
+  azure?: { clientId: string; tenantId: string };
+  gcp?: { serviceAccount: string };
+}
 export interface AccountDraft {
   name: string;
   providerType: ProviderType;
   keyReference: string;
+  access?: Access;
 }
 export interface KeyDraft {
   name: string;
@@ -21,7 +28,7 @@ export function accountObject(d: AccountDraft) {
     apiVersion: `${GROUP}/${VERSION}`,
     kind: "Account",
     metadata: { name: d.name },
-    spec: { providerType: d.providerType, keyReference: d.keyReference },
+    spec: { providerType: d.providerType, keyReference: d.keyReference, ...(d.access ? { access: d.access } : {}) },
   };
 }
 
@@ -67,9 +74,9 @@ export function kubectlApply(object: unknown): string {
   return `kubectl apply -f - <<'OPENKCM'\n${toYaml(object)}OPENKCM\n`;
 }
 
-/** `undefined` when the name is legal. 253 for cluster-scoped and namespaced objects alike (DNS-1123 subdomain). */
+/** `undefined` when the name is legal: a DNS-1123 subdomain of at most 63 characters. */
 export function nameProblem(name: string): "empty" | "long" | "form" | undefined {
   if (!name) return "empty";
-  if (name.length > 253) return "long";
+  if (name.length > 63) return "long";
   return /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/.test(name) ? undefined : "form";
 }

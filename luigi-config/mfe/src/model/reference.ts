@@ -10,7 +10,7 @@ export interface Parsed {
   /** What is wrong, as a text key's suffix; only when `ok` is false and there is any text. */
   problem?: Problem;
   /** Legal but unusual. */
-  hint?: "unknownHost" | "pinnedVersion" | "alias";
+  hint?: "pinnedVersion" | "alias";
 }
 export type Part =
   | "partition"
@@ -23,7 +23,9 @@ export type Part =
   | "project"
   | "keyRing"
   | "token"
-  | "object";
+  | "object"
+  | "serial"
+  | "id";
 export type Problem =
   | "empty"
   | "whitespace"
@@ -34,6 +36,7 @@ export type Problem =
   | "awsAccount"
   | "awsResource"
   | "azureHttps"
+  | "azureHost"
   | "azurePath"
   | "gcpPath"
   | "hsmScheme"
@@ -61,7 +64,7 @@ function aws(text: string): Parsed {
   if (!/^\d{12}$/.test(f[4] ?? "")) return bad("awsAccount", parts, region);
   parts.push({ part: "account", value: f[4]! });
   const resource = f.slice(5).join(":");
-  const key = /^key\/([A-Za-z0-9-]{1,64})$/.exec(resource);
+  const key = /^key\/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|mrk-[0-9a-f]{32})$/.exec(resource);
   const alias = /^alias\/([A-Za-z0-9/_-]{1,250})$/.exec(resource);
   if (!key && !alias) return bad("awsResource", parts, region);
   if (key) parts.push({ part: "key", value: key[1]! });
@@ -71,15 +74,18 @@ function aws(text: string): Parsed {
 
 function azure(text: string): Parsed {
   if (!text.startsWith("https://")) return bad("azureHttps");
-  const m = /^https:\/\/([A-Za-z0-9.-]+(?::\d+)?)\/keys\/([A-Za-z0-9-]{1,127})(?:\/([A-Za-z0-9]{1,64}))?$/.exec(text);
+  const host = text.slice("https://".length).split("/")[0]!;
+  if (!/^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]\.(vault|managedhsm)\.(azure\.net|azure\.cn|usgovcloudapi\.net)$/.test(host)) {
+    return bad("azureHost");
+  }
+  const m = /^https:\/\/([A-Za-z0-9.-]+)\/keys\/([A-Za-z0-9-]{1,127})(?:\/([A-Za-z0-9]{1,64}))?$/.exec(text);
   if (!m) return bad("azurePath");
   const parts: Parsed["parts"] = [
     { part: "vault", value: m[1]! },
     { part: "key", value: m[2]! },
   ];
   if (m[3]) parts.push({ part: "version", value: m[3] });
-  const known = /\.(vault\.(azure\.net|azure\.cn|usgovcloudapi\.net)|managedhsm\.(azure\.net|azure\.cn|usgovcloudapi\.net))$/;
-  return { ok: true, parts, hint: known.test(m[1]!) ? (m[3] ? "pinnedVersion" : undefined) : "unknownHost" };
+  return { ok: true, parts, ...(m[3] ? { hint: "pinnedVersion" as const } : {}) };
 }
 
 function gcp(text: string): Parsed {
@@ -100,30 +106,25 @@ function gcp(text: string): Parsed {
 
 function hsm(text: string): Parsed {
   if (!text.startsWith("pkcs11:")) return bad("hsmScheme");
-  const attributes = new Map<string, string>();
-  for (const piece of text.slice("pkcs11:".length).split(/[;?&]/)) {
-    const at = piece.indexOf("=");
-    if (at <= 0) return bad("hsmParts");
-    attributes.set(piece.slice(0, at), piece.slice(at + 1));
-  }
-  // A PIN or a library path in a tenant's object would be a leak or an attack; both are the operator's.
-  for (const k of ["pin-value", "pin-source", "module-path", "module-name"]) {
-    if (attributes.has(k)) return bad("hsmSecret");
-  }
+  // A PIN or a library's path in a tenant's object would be a leak or an attack; both are the operator's.
+  if (text.includes("?")) return bad("hsmSecret");
   const parts: Parsed["parts"] = [];
-  const decoded = (v: string) => {
-    try {
-      return decodeURIComponent(v);
-    } catch {
-      return v;
-    }
-  };
-  const token = attributes.get("token");
-  if (token) parts.push({ part: "token", value: decoded(token) });
-  const object = attributes.get("object");
-  if (object) parts.push({ part: "object", value: decoded(object) });
-  if (!token || !object) return bad("hsmParts", parts);
-  return { ok: true, parts };
+  for (const piece of text.slice("pkcs11:".length).split(";")) {
+    const m = /^([a-z0-9-]+)=(.+)$/.exec(piece);
+    if (!m) return bad("hsmParts", parts);
+    if (/^(pin-|module-)/.test(m[1]!)) return bad("hsmSecret");
+    if (m[1] === "token" || m[1] === "object" || m[1] === "serial" || m[1] === "id") parts.push({ part: m[1], value: decoded(m[2]!) });
+  }
+  const has = (...names: Part[]) => parts.some((p) => names.includes(p.part));
+  return has("token", "serial") && has("object", "id") ? { ok: true, parts } : bad("hsmParts", parts);
+}
+
+function decoded(v: string): string {
+  try {
+    return decodeURIComponent(v);
+  } catch {
+    return v;
+  }
 }
 
 /** Reads `text` as far as it can be read. Live help only: the API server and the provider decide. */

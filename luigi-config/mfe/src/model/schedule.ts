@@ -1,4 +1,4 @@
-/** The rotation schedule's grammar: `Hourly | Daily | Weekly | "<n> Hours" | "<n> Days" | Never`. */
+/** The rotation schedule's grammar: `Hourly | Daily | Weekly | "<n> Hours" | "<n> Days" | Never`, n from 1 to 9999. */
 
 export type Schedule = { kind: "never" } | { kind: "every"; unit: "hour" | "day"; n: number };
 
@@ -15,11 +15,9 @@ export const PRESETS = ["Hourly", "Daily", "Weekly", "30 Days", "90 Days", "365 
 export function parseSchedule(text: string): Schedule | undefined {
   const word = WORDS[text];
   if (word) return word;
-  const m = /^([1-9][0-9]{0,4}) (Hours|Days)$/.exec(text);
+  const m = /^([1-9][0-9]{0,3}) (Hours|Days)$/.exec(text);
   if (!m) return undefined;
   const n = Number(m[1]);
   const unit = m[2] === "Hours" ? "hour" : "day";
-  // Ten years at the most: a longer period is `Never` by another name.
-  if (n > (unit === "hour" ? 87_600 : 3_650)) return undefined;
   return { kind: "every", unit, n };
 }

@@ -1,0 +1,76 @@
+import { html, nothing, type TemplateResult } from "lit";
+import { absolute, relative, t, tv, type Key } from "../i18n/index.js";
+import type { AccountPhase, KeyState, TenantPhase } from "../model/kinds.js";
+
+type Tone = "positive" | "negative" | "critical" | "info" | "neutral";
+const TONE: Record<TenantPhase | AccountPhase | KeyState, [Tone, string]> = {
+  Provisioning: ["neutral", "status-in-process"],
+  Active: ["positive", "status-positive"],
+  Suspended: ["negative", "status-error"],
+  Pending: ["neutral", "status-in-process"],
+  Ready: ["positive", "status-positive"],
+  Rekeying: ["info", "refresh"],
+  Unavailable: ["negative", "status-error"],
+  Deleting: ["critical", "delete"],
+  Disabled: ["neutral", "status-inactive"],
+  PendingDeletion: ["critical", "delete"],
+};
+
+export const toneOf = (state: string): Tone => TONE[state as KeyState]?.[0] ?? "neutral";
+export const iconOf = (state: string): string => TONE[state as KeyState]?.[1] ?? "hint";
+
+/** Colour, icon and word: never the colour alone. */
+export function badge(state: string): TemplateResult {
+  return html`<span class="badge ${toneOf(state)}"><ui5-icon name=${iconOf(state)}></ui5-icon>${tv("state", state)}</span>`;
+}
+
+export function tag(tone: Tone, icon: string, text: string): TemplateResult {
+  return html`<span class="badge ${tone}"><ui5-icon name=${icon}></ui5-icon>${text}</span>`;
+}
+
+/** Relative for reading, absolute on hover and for copying. */
+export function when(time: string | undefined, now: number, both = false): TemplateResult {
+  if (!time) return html`<span class="muted">–</span>`;
+  return both
+    ? html`<time datetime=${time}>${relative(time, now)} <span class="muted small nowrap">${absolute(time)}</span></time>`
+    : html`<time datetime=${time} title=${absolute(time, true)} class="nowrap">${relative(time, now)}</time>`;
+}
+
+export function fact(label: Key, value: unknown): TemplateResult {
+  return html`<div>
+    <dt>${t(label)}</dt>
+    <dd>${value ?? "–"}</dd>
+  </div>`;
+}
+
+export function empty(o: { icon: string; title: string; text?: string; action?: unknown }): TemplateResult {
+  return html`<div class="empty" role="status">
+    <div class="picture"><ui5-icon name=${o.icon}></ui5-icon></div>
+    <h2>${o.title}</h2>
+    ${o.text ? html`<p class="muted">${o.text}</p>` : nothing}
+    ${o.action ?? nothing}
+  </div>`;
+}
+
+export function skeleton(rows: number, height = "2.75rem"): TemplateResult {
+  return html`<div class="stack" role="status" aria-label=${t("load.loading")}>
+    ${Array.from({ length: rows }, () => html`<div class="skeleton" style="height:${height}"></div>`)}
+  </div>`;
+}
+
+export function progress(done: number, total: number, label: string): TemplateResult {
+  const share = total > 0 ? Math.min(100, (100 * done) / total) : 0;
+  return html`<div class="progress" role="progressbar" aria-label=${label} aria-valuemin="0" aria-valuemax=${total} aria-valuenow=${done}>
+    <div style="width:${share}%"></div>
+  </div>`;
+}
+
+export async function copy(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // The shell may not grant the clipboard; the text is on the screen to be selected.
+    return false;
+  }
+}
