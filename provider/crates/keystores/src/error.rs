@@ -113,14 +113,15 @@ impl Error {
     /// plaintext.
     #[must_use]
     pub fn with_source(mut self, source: &(dyn StdError + 'static)) -> Self {
-        let chain = std::iter::successors(Some(source), |error: &&(dyn StdError + 'static)| error.source());
-        let mut text = String::new();
-        for error in chain.take(MOST_CAUSES) {
+        let (mut text, mut next) = (String::new(), Some(source));
+        for _ in 0..MOST_CAUSES {
+            let Some(error) = next else { break };
             let cause = error.to_string();
             // Some errors display their source as well.
             if !text.ends_with(&cause) {
                 text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
             }
+            next = error.source();
         }
         self.source = Some(text.chars().take(MOST_TEXT).collect::<String>().into());
         self
