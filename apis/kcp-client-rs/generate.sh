@@ -11,7 +11,7 @@ cd "$out"
 crds=$(GOFLAGS=-mod=mod go mod download -json "github.com/kcp-dev/kcp@$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')/config/crds
 cd "$here"
 cargo run --quiet --package kcp-client-rs --example generate -- "$crds" "$out"
-rustfmt --edition 2024 --config-path "$here" "$out"/*.rs
+rustfmt --edition 2024 --config-path "$here/../.." "$out"/*.rs
 for file in apis tenancy; do
     if [ "${1:-}" = --check ]; then
         diff -u "$here/src/$file.rs" "$out/$file.rs"

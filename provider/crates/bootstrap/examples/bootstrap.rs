@@ -18,6 +18,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         kubeconfig_out: Some(out.into()),
     };
     let summary = run(options, |change| println!("{change}")).await?;
-    println!("{summary:?}");
+    println!("{summary}");
     Ok(())
 }

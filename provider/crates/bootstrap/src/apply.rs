@@ -65,7 +65,7 @@ impl Manifest {
     }
 
     pub(crate) fn change(&self, action: Action) -> Change {
-        Change { action, kind: self.types.kind.clone(), name: self.full_name() }
+        Change { action, kind: self.types.kind.clone(), name: self.full_name(), planned: false }
     }
 
     #[cfg(test)]

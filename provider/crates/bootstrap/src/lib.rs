@@ -51,11 +51,14 @@ pub struct Change {
     pub kind: String,
     /// Its name, with its namespace in front if it has one.
     pub name: String,
+    /// It did not happen: this is a dry run.
+    pub planned: bool,
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.kind, self.name, self.action)
+        let would = if self.planned && self.action.writes() { "would be " } else { "" };
+        write!(f, "{} {} {would}{}", self.kind, self.name, self.action)
     }
 }
 
@@ -72,6 +75,12 @@ pub enum Action {
     Deleted,
     /// It could not be applied here, for the reason given; that is not an error.
     Skipped(&'static str),
+}
+
+impl Action {
+    fn writes(&self) -> bool {
+        matches!(self, Self::Created | Self::Updated | Self::Deleted)
+    }
 }
 
 impl fmt::Display for Action {
@@ -101,6 +110,16 @@ pub struct Summary {
     pub skipped: usize,
 }
 
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { created, updated, unchanged, deleted, skipped } = self;
+        write!(
+            f,
+            "{created} created, {updated} updated, {unchanged} unchanged, {deleted} deleted, {skipped} skipped"
+        )
+    }
+}
+
 impl Summary {
     fn count(&mut self, action: &Action) {
         *match action {
@@ -118,7 +137,7 @@ pub async fn run(options: Options, mut report: impl FnMut(Change)) -> Result<Sum
     let mut summary = Summary::default();
     let mut tell = |change: Change| {
         summary.count(&change.action);
-        report(change);
+        report(Change { planned: options.dry_run, ..change });
     };
     let console = templates::render(&options.console_manifests, options.console_url.as_deref())?;
     let connection = Connection::from_kubeconfig(&options.kubeconfig).await?;
@@ -157,13 +176,18 @@ pub async fn run(options: Options, mut report: impl FnMut(Change)) -> Result<Sum
     }
     for name in replaced_schemas(&applier, referenced_before).await? {
         applier.delete::<ApiResourceSchema>(&name).await?;
-        tell(Change { action: Action::Deleted, kind: "APIResourceSchema".to_owned(), name });
+        tell(Change { action: Action::Deleted, kind: "APIResourceSchema".to_owned(), name, planned: false });
     }
     if let Some(path) = &options.kubeconfig_out
         && !options.dry_run
     {
         let action = credentials::write(&connection, &applier, path).await?;
-        tell(Change { action, kind: "kubeconfig".to_owned(), name: path.display().to_string() });
+        tell(Change {
+            action,
+            kind: "kubeconfig".to_owned(),
+            name: path.display().to_string(),
+            planned: false,
+        });
     }
     Ok(summary)
 }

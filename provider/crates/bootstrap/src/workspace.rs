@@ -39,7 +39,7 @@ pub(crate) async fn ensure_path(
             action = ensure(connection, client, &parent, name, last, dry_run).await?;
             present = !(dry_run && action == Action::Created);
         }
-        tell(Change { action, kind: "Workspace".to_owned(), name: here.clone() });
+        tell(Change { action, kind: "Workspace".to_owned(), name: here.clone(), planned: false });
         parent = here;
     }
     Ok(present)
