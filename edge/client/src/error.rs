@@ -39,12 +39,17 @@ impl EdgeError {
 impl From<Status> for EdgeError {
     fn from(status: Status) -> Self {
         let retryable = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+        // The edge's own words say everything; what the transport says may need its causes.
         let named = status.metadata().get("openkcm-code").and_then(|code| code.to_str().ok()).map(str::to_owned);
-        let code = named.unwrap_or_else(|| match status.code() {
-            Code::Unavailable => "unreachable".into(),
-            Code::OutOfRange | Code::ResourceExhausted => "too-large".into(),
-            _ => "internal".into(),
-        });
-        Self { code, message: status.message().to_owned(), retryable, source: Some(status.into()) }
+        let message = status.message().to_owned();
+        if let Some(code) = named {
+            return Self { code, message, retryable, source: None };
+        }
+        let code = match status.code() {
+            Code::Unavailable => "unreachable",
+            Code::OutOfRange | Code::ResourceExhausted => "too-large",
+            _ => "internal",
+        };
+        Self { code: code.into(), message, retryable, source: Some(status.into()) }
     }
 }

@@ -155,3 +155,67 @@ fn fits(jwk: &Jwk, algorithm: Algorithm) -> bool {
     });
     family && named
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jsonwebtoken::EncodingKey;
+
+    use super::*;
+
+    fn jwk(id: &str) -> Jwk {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+        jwk.common.key_id = Some(id.into());
+        jwk
+    }
+
+    fn write(path: &Path, ids: &[&str]) {
+        let keys = ids.iter().map(|id| jwk(id)).collect();
+        std::fs::write(path, serde_json::to_vec(&JwkSet { keys }).unwrap()).unwrap();
+    }
+
+    async fn has(jwks: &Jwks, id: &str) -> bool {
+        jwks.key(Some(id), Algorithm::ES256).await.is_some()
+    }
+
+    async fn time_passes(jwks: &Jwks) {
+        *jwks.asked.lock().await = None;
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_id_is_looked_up_but_not_too_often() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("jwks.json");
+        write(&path, &["one"]);
+        let jwks = Jwks::new(Source::File(path.clone()));
+        assert!(has(&jwks, "one").await);
+        write(&path, &["one", "two"]);
+        assert!(!has(&jwks, "two").await, "the source was asked a moment ago");
+        time_passes(&jwks).await;
+        assert!(has(&jwks, "two").await);
+        // A source that is away or broken takes nothing from what is known.
+        std::fs::write(&path, "{").unwrap();
+        time_passes(&jwks).await;
+        assert!(!has(&jwks, "three").await);
+        assert!(has(&jwks, "one").await);
+        // A key that its issuer withdrew goes.
+        write(&path, &["three"]);
+        time_passes(&jwks).await;
+        assert!(has(&jwks, "three").await);
+        assert!(!has(&jwks, "one").await);
+    }
+
+    #[tokio::test]
+    async fn a_key_serves_its_own_algorithm_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("jwks.json");
+        write(&path, &["one"]);
+        let jwks = Jwks::new(Source::File(path));
+        for other in [Algorithm::RS256, Algorithm::HS256, Algorithm::ES384, Algorithm::EdDSA] {
+            assert!(jwks.key(Some("one"), other).await.is_none(), "{other:?}");
+        }
+        assert!(jwks.key(None, Algorithm::ES256).await.is_some(), "the only key needs no name");
+    }
+}

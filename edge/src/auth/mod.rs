@@ -189,6 +189,3 @@ fn refused(reason: &str) -> OpError {
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
-
-#[cfg(test)]
-mod tests;

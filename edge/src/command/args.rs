@@ -223,7 +223,7 @@ mod tests {
         let path = directory.path().join("edge.yaml");
         fs::write(&path, file).unwrap();
         let config = path.to_str().unwrap();
-        let arguments = ["openkcm-edge", "run", "--config", config].iter().chain(flags).map(OsString::from);
+        let arguments = ["openkcm-edge", "run", "--config", config].into_iter().chain(flags.iter().copied()).map(OsString::from);
         let set = |name: &str| environment.contains(&name).then(OsString::new);
         let arguments = with_file(arguments.collect(), set)?;
         match Cli::try_parse_from(arguments)?.command {

@@ -96,8 +96,11 @@ pub fn decrypt_in_place(
     aad: &[u8],
     envelope: &mut [u8],
 ) -> Result<std::ops::Range<usize>, EnvelopeError> {
-    if header.format != Format::Message || envelope.len() < OVERHEAD {
+    if header.format != Format::Message {
         return Err(EnvelopeError::Malformed);
+    }
+    if envelope.len() < OVERHEAD {
+        return Err(EnvelopeError::Tampered); // A header, but cut off behind it.
     }
     if envelope.len() > MAX_MESSAGE + OVERHEAD {
         return Err(EnvelopeError::TooLarge);

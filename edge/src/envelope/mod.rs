@@ -78,3 +78,6 @@ pub fn commitment(key: &SecretKey, key_id: [u8; 16], version: u32) -> [u8; COMMI
     commitment.copy_from_slice(tag.as_ref());
     commitment
 }
+
+#[cfg(test)]
+mod tests;
