@@ -16,5 +16,6 @@ pub mod kcp;
 pub mod paths;
 pub mod process;
 pub mod stores;
+pub mod story;
 pub mod wait;
 pub mod workspace;

@@ -1,0 +1,20 @@
+//! Scenarios on a real kcp with the built binaries: one story per file, each in workspaces of its own.
+//!
+//! `make e2e` runs them all; `cargo build --workspace --all-targets && cargo test --workspace --test e2e -- rotate` those about
+//! rotation. They share one kcp, one LocalStack and, unless a story says `with_own_provider`, one provider with two edges.
+
+mod account_in_use_cannot_be_deleted;
+mod account_tells_what_is_wrong_with_its_root_key;
+mod any_workspace_becomes_a_tenant;
+mod disabled_key_leaves_the_edge;
+mod killed_provider_goes_on_where_it_was;
+mod new_workspace_at_an_old_path_inherits_nothing;
+mod new_root_key_under_live_keys;
+mod no_secret_is_ever_shown;
+mod other_tenants_are_out_of_reach;
+mod rebind_while_the_provider_was_away;
+mod rotate_now_makes_one_version;
+mod root_loss_and_return;
+mod several_bindings_and_refused_claims;
+mod unbind_and_rebind_lose_nothing;
+mod undeleted_key_has_its_versions;

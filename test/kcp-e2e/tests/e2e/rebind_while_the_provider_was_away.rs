@@ -1,0 +1,38 @@
+//! Unbound and bound again while no provider ran: the provider finds another binding in the same workspace and goes on.
+
+use anyhow::ensure;
+use kcp_e2e::{
+    installation::EXPORT,
+    story::{Patient as _, scenario},
+    workspace::BINDING,
+};
+
+const KEY: &str = "payments/payments-db";
+
+#[test]
+fn unbind_and_rebind_while_the_provider_was_down() {
+    scenario(async |story| {
+        story.with_own_provider(&[]).await?;
+        let team = story.workspace("team").await?;
+        team.enable().await?;
+        let tenant = team.tenant().await?;
+        team.chain(&story.kms(), "aws", KEY).await?;
+        let application = team.application("payments/app").await?;
+        let sealed = application.encrypts(KEY, "from before").await?;
+
+        story.own()?.stop_provider();
+        // kcp waits with the old binding for a provider that lets go of its objects.
+        team.delete(BINDING, EXPORT).await?;
+        team.bind_as("openkcm-again", "Accepted").await?;
+        story.own()?.start_provider().await?;
+
+        team.gone(BINDING, EXPORT).await?;
+        team.expect(BINDING, "openkcm-again", "it is Bound", |it| it["status"]["phase"] == "Bound").await?;
+        let back = team.active_tenant().await?;
+        ensure!(back["metadata"]["name"] == tenant.as_str(), "it is another tenant");
+        ensure!(back["status"]["recovered"] == true, "it does not say that it was recovered: {}", back["status"]);
+        team.account_ready("aws").await?;
+        team.key_is_at(KEY, "v1").await?;
+        application.decrypts(KEY, &sealed, "from before").await
+    });
+}

@@ -1,0 +1,81 @@
+//! "Disable OpenKCM" takes every key away from the edges and destroys none; "Enable" brings all back.
+
+use anyhow::{Context, Result, ensure};
+use kcp_e2e::{
+    story::{Patient as _, Story, scenario},
+    workspace::{ACCOUNT, SERVICE_KEY},
+};
+use serde_json::json;
+
+const KEY: &str = "payments/payments-db";
+
+#[test]
+fn unbind_and_rebind() {
+    scenario(async |story| tell(story, async |_| Ok(())).await);
+}
+
+#[test]
+fn with_a_restart_of_the_provider_in_between() {
+    scenario(async |story| {
+        story.with_own_provider(&[]).await?;
+        tell(story, async |story| {
+            story.own()?.stop_provider();
+            story.own()?.start_provider().await
+        })
+        .await
+    });
+}
+
+async fn tell(story: &mut Story, meanwhile: impl AsyncFnOnce(&mut Story) -> Result<()>) -> Result<()> {
+    // Given a tenant with an Account and a key at its second version, and something encrypted with each version.
+    let team = story.workspace("team").await?;
+    team.enable().await?;
+    let tenant = team.tenant().await?;
+    team.chain(&story.kms(), "aws", KEY).await?;
+    let application = team.application("payments/app").await?;
+    let first = application.encrypts(KEY, "written at v1").await?;
+    team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationRequest": "once"}})).await?;
+    team.key_is_at(KEY, "v2").await?;
+    let second = application.encrypts(KEY, "written later").await?;
+    let (account, key) = (spec(&team, ACCOUNT, "aws").await?, spec(&team, SERVICE_KEY, KEY).await?);
+
+    // When its admin disables OpenKCM, the binding goes and no edge decrypts any more,
+    team.disable().await?;
+    application.is_refused(KEY, &first, &["evicted", "unknown-key"]).await?;
+    // but the ledger has the tenant and its key.
+    let cluster = team.cluster().to_string();
+    let ledger = story.installation().await?.operator(&["tenants", "list"])?;
+    let line = ledger.lines().find(|line| line.contains(&cluster)).context("the ledger has forgotten the tenant")?;
+    ensure!(line.contains("Suspended"), "the ledger says: {line}");
+
+    meanwhile(story).await?;
+
+    // When OpenKCM is enabled again, the same tenant is there, and says that it came back,
+    team.enable().await?;
+    let back = team.active_tenant().await?;
+    ensure!(back["metadata"]["name"] == tenant.as_str(), "it is another tenant");
+    ensure!(back["status"]["recovered"] == true, "it does not say that it was recovered: {}", back["status"]);
+    // with its Account and its key as they were,
+    team.account_ready("aws").await?;
+    team.key_is(KEY, "Active").await?;
+    team.key_is_at(KEY, "v2").await?;
+    ensure!(spec(&team, ACCOUNT, "aws").await? == account, "the Account's spec has changed");
+    ensure!(spec(&team, SERVICE_KEY, KEY).await? == key, "the key's spec has changed");
+    // and everything that was encrypted can be read.
+    application.decrypts(KEY, &first, "written at v1").await?;
+    application.decrypts(KEY, &second, "written later").await?;
+
+    // Any number of times.
+    team.disable().await?;
+    team.enable().await?;
+    team.key_is_at(KEY, "v2").await?;
+    application.decrypts(KEY, &first, "written at v1").await
+}
+
+async fn spec(
+    team: &kcp_e2e::story::Team,
+    kind: kcp_e2e::workspace::Kind,
+    name: &str,
+) -> Result<serde_json::Value> {
+    Ok(team.get(kind, name).await?.context("it is gone")?["spec"].clone())
+}
