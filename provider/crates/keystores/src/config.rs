@@ -200,13 +200,12 @@ pub struct Pkcs11Token {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Pkcs11Mechanism {
-    /// `CKM_AES_GCM` by `C_Encrypt`, with a nonce of ours from the HSM's random source; binding as AAD.
+    /// `CKM_AES_GCM` by `C_Encrypt`, with a nonce of ours; binding as AAD.
     #[default]
     AesGcm,
-    /// The same where the HSM makes the nonce itself and appends it (Luna in FIPS mode).
-    AesGcmTokenIv,
-    /// AES key wrap with padding (RFC 5649) by `C_WrapKey`; binding inside. Numbers differ: SoftHSM 0x210a, Luna 0x80000171.
-    KeyWrapPad {
+    /// AES key wrap by `C_WrapKey`, with the binding inside: for HSMs that take no nonce from outside (Luna in FIPS mode). Numbers differ:
+    /// RFC 5649 is 0x210a in SoftHSM and 0x80000171 in Luna, RFC 3394 is 0x2109.
+    KeyWrap {
         /// The number of the mechanism.
         number: u64,
     },

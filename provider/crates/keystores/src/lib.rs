@@ -17,6 +17,7 @@ mod guard;
 mod messages;
 mod metrics;
 mod net;
+mod pkcs11;
 pub mod reference;
 mod root_key;
 mod stores;

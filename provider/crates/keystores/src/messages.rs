@@ -94,9 +94,9 @@ const fn thales(reason: Reason) -> &'static str {
     match reason {
         Reason::NotFound => "the HSM has no such token or key: check the labels in keyReference",
         Reason::AccessDenied => "the HSM refused",
-        Reason::Disabled => "the key's period of use is over or has not begun (CKA_START_DATE, CKA_END_DATE)",
+        Reason::Disabled => "the key's use is switched off in the HSM: set CKA_ENCRYPT and CKA_DECRYPT (with key wrap: CKA_WRAP and CKA_UNWRAP) to true",
         Reason::PendingDeletion => "the key is being deleted",
-        Reason::WrongKeyType => "this key cannot wrap keys: use a 256-bit AES key that the mechanism configured for the token may use, and only one key with this label",
+        Reason::WrongKeyType => "this key cannot wrap keys: use a 256-bit AES key that the token's configured mechanism accepts, and only one key with this label",
         Reason::BadCiphertext => "the HSM does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account",
         Reason::Throttled => "the HSM has too many calls under way: tried again, the key stays in use",
         Reason::Unreachable => "the HSM cannot be reached or reported a failure of its own: tried again by itself",

@@ -14,7 +14,8 @@ use crate::{
     config::{Grant, matches},
     gcp::GcpStore,
     guard::Guard,
-    reference::{AwsKey, AwsRole, AzureKey, GcpKey, Reference, ServiceAccount, is_uuid},
+    pkcs11::Pkcs11Store,
+    reference::{AwsKey, AwsRole, AzureKey, GcpKey, Pkcs11Key, Reference, ServiceAccount, is_uuid},
 };
 
 /// Stands for the logical cluster in `azure.assertionFile`.
@@ -30,6 +31,7 @@ pub struct KeyStores {
     azure: AzureStore,
     azure_assertion_file: Option<String>,
     gcp: Option<Arc<GcpStore>>,
+    pkcs11: Pkcs11Store,
 }
 
 /// The workspace that asks.
@@ -79,6 +81,7 @@ impl KeyStores {
             azure: AzureStore::new(&config.azure)?,
             azure_assertion_file: config.azure.assertion_file,
             gcp: GcpStore::new(&config.gcp)?.map(Arc::new),
+            pkcs11: Pkcs11Store::new(&config.pkcs11)?,
             own_aws_accounts: config.aws.own_accounts,
             grants: config.grants,
         })
@@ -97,7 +100,7 @@ impl KeyStores {
             Reference::Aws(key) => self.open_aws(&asker, key, spec)?,
             Reference::Azure(key) => self.open_azure(&asker, key, spec)?,
             Reference::Gcp(key) => self.open_gcp(&asker, key, spec)?,
-            Reference::Pkcs11(_) => return Err(not_configured(kind)),
+            Reference::Pkcs11(key) => self.open_pkcs11(&asker, key)?,
         };
         Ok(Arc::new(GuardedRoot {
             root,
@@ -184,6 +187,17 @@ impl KeyStores {
             return Err(not_granted(" that names this service account"));
         }
         Ok((format!("{place}/{}", account.as_str()), Arc::new(store.open(key, Some(account)))))
+    }
+
+    fn open_pkcs11(&self, asker: &Asker<'_>, key: Pkcs11Key) -> Result<(String, Arc<dyn RootKey>)> {
+        if self.pkcs11.is_empty() {
+            return Err(not_configured(StoreKind::ThalesHsm));
+        }
+        // Before the token is looked up: who has no grant learns nothing of which tokens there are.
+        if !asker.may_use(&[key.to_string()]) {
+            return Err(not_granted(""));
+        }
+        Ok((format!("pkcs11/{}", key.token), Arc::new(self.pkcs11.open(key)?)))
     }
 
     /// Calls made so far.

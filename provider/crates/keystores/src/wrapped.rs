@@ -143,6 +143,13 @@ pub(crate) fn secret(bytes: &mut [u8]) -> Result<SecretKey> {
     }
 }
 
+/// A second holder of a key, for a thread that outlives the caller.
+pub(crate) fn duplicate(key: &SecretKey) -> Result<SecretKey> {
+    key.duplicate().map_err(|error| {
+        Error::new(Reason::Unreachable, "no locked memory for a key; it is tried again").with_source(&error)
+    })
+}
+
 /// The blob opened, and belongs to another workspace or Account.
 pub(crate) fn foreign() -> Error {
     Error::new(Reason::BadCiphertext, "the wrapped key belongs to another workspace or Account")
