@@ -106,7 +106,7 @@ BEGIN
     SELECT current_version INTO current FROM service_keys WHERE seq = NEW.service_key FOR UPDATE;
     IF NEW.version < current
     OR NEW.version = current AND EXISTS (SELECT 1 FROM versions WHERE service_key = NEW.service_key)
-    OR NEW.state <> CASE WHEN NEW.version = current THEN 'Active' ELSE 'PreActive' END THEN
+    OR NEW.state <> (CASE WHEN NEW.version = current THEN 'Active' ELSE 'PreActive' END) THEN
         RAISE EXCEPTION 'a version number is never used again' USING ERRCODE = 'check_violation';
     END IF;
     SELECT state INTO account_key FROM account_keys

@@ -71,13 +71,22 @@ impl Ledger {
         std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600)
             .open(&path)
             .map_err(failed("create"))?;
-        let copied = sqlx::query("VACUUM INTO $1").bind(text).execute(&self.reader).await.deed("back up");
+        let copied = self.copy_into(text).await;
         if let Err(error) = copied {
             let _ = fs::remove_file(&path); // what is there is not a backup
             return Err(error);
         }
         fs::File::open(&path).and_then(|file| file.sync_all()).map_err(failed("sync"))?;
         path.parent().map_or(Ok(()), sync_directory)
+    }
+
+    async fn copy_into(&self, path: &str) -> Result<()> {
+        // A reader: the writer goes on. SQLite counts the copy as a write, though, even to another file.
+        let mut reader = self.reader.acquire().await.deed("back up")?;
+        sqlx::raw_sql("PRAGMA query_only = OFF").execute(&mut *reader).await.deed("back up")?;
+        let copied = sqlx::query("VACUUM INTO $1").bind(path).execute(&mut *reader).await.deed("back up");
+        sqlx::raw_sql("PRAGMA query_only = ON").execute(&mut *reader).await.deed("back up")?;
+        copied.map(drop)
     }
 
     /// Re-reads everything: the file's structure, every row, every rule that joins rows, and opens each sealed

@@ -1,0 +1,221 @@
+//! A real process that creates, rotates, deletes and re-wraps is ended without warning, again and again; another
+//! process (this one) keeps the journal of what it was told. 0 versions lost, 0 numbers used twice.
+//!
+//! `OPENKCM_KILLS=1000` for the full set. With the feature `crash-points` it also dies at every named point.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::{LONG, at, wrapped};
+use openkcm_keychain::{
+    AccountKeys, Created, Ledger, Location, Rotated, SecretKey,
+    rows::{AccountKeyState, KeyId, TenantRow},
+    seal::Sealer,
+};
+use uuid::Uuid;
+
+const KEYS: u32 = 4;
+
+/// The worker's "root key": an account key that follows from its version, so that a new process has it again.
+fn account_key(version: u32) -> SecretKey {
+    let mut bytes = [u8::try_from(version % 251).unwrap(); 32];
+    bytes[..4].copy_from_slice(&version.to_be_bytes());
+    SecretKey::from_bytes(&mut bytes).unwrap()
+}
+
+fn main() {
+    if let Some(directory) = std::env::var_os("OPENKCM_TEST_WORKER") {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(work(Path::new(&directory)));
+        return;
+    }
+    let kills: u32 = std::env::var("OPENKCM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::default();
+    let mut deaths = 0;
+    for n in 0..kills {
+        // Spread over the start, the first statements, and the steady state.
+        journal.follow(directory.path(), None, Some(Duration::from_millis(u64::from(n * 37 % 400))));
+        deaths += 1;
+        journal.check(directory.path());
+    }
+    #[cfg(feature = "crash-points")]
+    for point in openkcm_keychain::crash::CRASH_POINTS {
+        journal.follow(directory.path(), Some(point), None);
+        deaths += 1;
+        journal.check(directory.path());
+    }
+    assert!(kills < 5 || journal.told.len() > 10, "the worker never came to work");
+    println!("{deaths} deaths, {} versions acknowledged: 0 lost, 0 used twice", journal.told.len());
+}
+
+/// What the worker acknowledged. A line is written after the ledger said that it is durable.
+#[derive(Default)]
+struct Journal {
+    told: BTreeMap<(KeyId, u32), String>,
+    destroyed: Vec<KeyId>,
+}
+
+impl Journal {
+    /// Lets the worker run until it is killed after `time`, or dies at `point`.
+    fn follow(&mut self, directory: &Path, point: Option<&str>, time: Option<Duration>) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env("OPENKCM_TEST_WORKER", directory).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        if let Some(point) = point {
+            command.env("OPENKCM_CRASH_AT", point);
+        }
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let killer = time.map(|time| std::thread::spawn(move || kill_after(child, time)));
+        for line in lines.lines() {
+            let line = line.unwrap();
+            let words: Vec<&str> = line.split(' ').collect();
+            // The last line may be cut off.
+            match words[..] {
+                ["version", key, version, material, "."] => {
+                    let id = (KeyId(key.parse().unwrap()), version.parse().unwrap());
+                    let before = self.told.insert(id, material.to_owned());
+                    assert!(before.is_none(), "{id:?} was used twice");
+                }
+                ["destroyed", key, "."] => self.destroyed.push(KeyId(key.parse().unwrap())),
+                ["done", "."] => panic!("the worker never reached {point:?}"),
+                _ => {}
+            }
+        }
+        if let Some(killer) = killer {
+            killer.join().unwrap();
+        }
+    }
+
+    /// Every acknowledged version is there and opens to what it was.
+    fn check(&self, directory: &Path) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ledger = Ledger::open(&Location::Directory(directory.to_path_buf())).await.unwrap();
+            for ((key, version), material) in &self.told {
+                let row = ledger.version(*key, *version).await.unwrap();
+                let Some(sealed) = &row.sealed else {
+                    let destroyed = ledger.key_by_id(*key).await.unwrap().unwrap().destroyed_at;
+                    assert!(destroyed.is_some(), "{key} v{version} is lost");
+                    continue;
+                };
+                assert!(!self.destroyed.contains(key), "{key} v{version} came back from destruction");
+                let account = ledger.key_by_id(*key).await.unwrap().unwrap().account;
+                let place = ledger.place(account).await.unwrap();
+                let sealer =
+                    Sealer::new(place, row.account_key_version, &account_key(row.account_key_version));
+                let opened = sealer.open(*key, *version, sealed).unwrap();
+                assert_eq!(&opened.expose(|bytes| hex::encode(bytes)), material, "{key} v{version}");
+            }
+            let report = ledger.verify(&AccountKeys::new(LONG), Instant::now()).await.unwrap();
+            assert_eq!(report.broken, None);
+            ledger.close().await;
+        });
+    }
+}
+
+fn kill_after(mut child: Child, time: Duration) {
+    std::thread::sleep(time);
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // One write: the reader gets a whole line or knows that it does not.
+    if out.write_all(format!("{line} .\n").as_bytes()).is_err() {
+        std::process::exit(0);
+    }
+    let _ = out.flush();
+}
+
+async fn tell(ledger: &Ledger, sealer: &Sealer, key: KeyId, version: u32) {
+    let row = ledger.version(key, version).await.unwrap();
+    let opened = sealer.open(key, version, &row.sealed.unwrap()).unwrap();
+    say(&format!("version {key} {version} {}", opened.expose(|bytes| hex::encode(bytes))));
+}
+
+/// Goes through every mutation, round after round. Whatever the last worker left half done is finished first.
+async fn work(directory: &Path) {
+    let ledger = Ledger::open(&Location::Directory(directory.to_path_buf())).await.unwrap();
+    let tenant = ledger.bind_tenant(&common::cluster("c1"), "root:acme", at(0)).await.unwrap();
+    for round in 0..50 {
+        let sealer = active_account_key(&ledger, &tenant).await;
+        let now = at(1000 + round);
+        for n in 0..KEYS {
+            let mut new = common::Chain::key_of(&tenant, sealer.place().account, &format!("k{n}"));
+            new.spec = serde_json::json!({"round": round});
+            let (key, made) = match ledger.create_key(&new, &sealer, now).await.unwrap() {
+                Created::New(row) => (row, true),
+                Created::Existing(row) | Created::Recovered(row) => (row, false),
+            };
+            if made {
+                tell(&ledger, &sealer, key.id, key.current_version).await;
+            }
+            let request = Uuid::now_v7().to_string();
+            let rotated =
+                ledger.rotate(key.id, key.current_version, Some(&request), None, &sealer, now).await.unwrap();
+            if let Rotated::New(row) = rotated {
+                tell(&ledger, &sealer, key.id, row.current_version).await;
+            }
+            ledger.record_spec(key.id, &serde_json::json!({"disabled": round}), None).await.unwrap();
+        }
+        let victim = ledger.key(tenant.id, "payments", "k0").await.unwrap().unwrap();
+        ledger.schedule_deletion(victim.id, at(1000), now).await.unwrap();
+        if round % 3 == 0 {
+            for row in ledger.destroy_due(10, now).await.unwrap() {
+                say(&format!("destroyed {}", row.id));
+            }
+        } else {
+            ledger.undelete(victim.id, now).await.unwrap();
+        }
+        rekey(&ledger, &tenant, &sealer).await;
+    }
+    say("done");
+}
+
+async fn active_account_key(ledger: &Ledger, tenant: &TenantRow) -> Arc<Sealer> {
+    let account = ledger.upsert_account(tenant.id, "aws", &serde_json::json!({}), at(0)).await.unwrap();
+    let account = match account.current_key_version {
+        Some(_) => account,
+        None => ledger.install_account_key(account.id, &wrapped(1, "aws"), at(0)).await.unwrap(),
+    };
+    let version = account.current_key_version.unwrap();
+    let sealer =
+        Arc::new(Sealer::new(ledger.place(account.id).await.unwrap(), version, &account_key(version)));
+    for key in account.keys.iter().filter(|key| key.state == AccountKeyState::Retiring) {
+        let from = Sealer::new(sealer.place().clone(), key.version, &account_key(key.version));
+        rewrap(ledger, &Arc::new(from), &sealer).await;
+    }
+    sealer
+}
+
+async fn rekey(ledger: &Ledger, tenant: &TenantRow, from: &Arc<Sealer>) {
+    let version = from.account_key_version() + 1;
+    ledger.install_account_key(from.place().account, &wrapped(version, "aws"), at(5)).await.unwrap();
+    let to = active_account_key(ledger, tenant).await;
+    assert_eq!(to.account_key_version(), version);
+}
+
+async fn rewrap(ledger: &Ledger, from: &Arc<Sealer>, to: &Arc<Sealer>) {
+    let mut cursor = None;
+    loop {
+        let batch = ledger.rewrap_batch(from, to, cursor, 7).await.unwrap();
+        assert_eq!(batch.failed, 0);
+        cursor = batch.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    ledger.erase_account_key(from.place().account, from.account_key_version(), at(6)).await.unwrap();
+}
