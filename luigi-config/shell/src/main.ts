@@ -147,7 +147,9 @@ async function start(): Promise<void> {
 
   const setTheme = (id: string): void => {
     localStorage.setItem("openkcm.theme", id);
-    document.documentElement.dataset.theme = id;
+    // Luigi hands the theme on but does not recolour itself.
+    (document.getElementById("theme") as HTMLLinkElement).href = `/luigi/themes/${id}.css`;
+    document.documentElement.style.colorScheme = /dark|hcb/.test(id) ? "dark" : "light";
     Luigi.theming().setCurrentTheme(id);
     // The theme alone does not reach an open page; a context update does.
     Luigi.updateContextValues({ themeChanged: id });
@@ -185,7 +187,7 @@ async function start(): Promise<void> {
       },
     },
     settings: {
-      header: { title: "OpenKCM", logo: "data:," },
+      header: { title: "OpenKCM", logo: "/logo.svg" },
       responsiveNavigation: "semiCollapsible",
       hideNavigation: false,
       customTranslationImplementation: () => ({ getTranslation: (key: string) => key }),

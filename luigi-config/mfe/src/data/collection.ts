@@ -73,6 +73,8 @@ export class Collection<K extends KindName> {
   /** Shows the answer to our own write before the watch brings it; never goes back in time. */
   learn(object: Kinds[K]): void {
     if (!object?.metadata?.name) return;
+    const version = (o?: Kinds[K]) => Number(o?.metadata.resourceVersion ?? "0");
+    if (version(this.items.get(idOf(object))) > version(object)) return;
     this.items.set(idOf(object), object);
     this.touch();
   }

@@ -1,4 +1,3 @@
-import { hierarchy, tree } from "d3-hierarchy";
 import { accountPhase, idOf, keyState, type Account, type ServiceKey } from "./kinds.js";
 
 export interface TreeNode {
@@ -19,7 +18,7 @@ export interface Placed {
   parent?: Placed;
   x: number;
   y: number;
-  /** Rows of the first and the last child; the node may be drawn anywhere between. */
+  /** Rows of its first and its last child; it may be drawn anywhere between. */
   first: number;
   last: number;
   open: boolean;
@@ -52,36 +51,21 @@ export function forest(tenant: { name: string; state: string }, accounts: Iterab
   return { id: "tenant", level: 1, name: tenant.name, state: tenant.state, total, children };
 }
 
-/** Places what is open; closed accounts take one row. Pre-order, which is the order of the keyboard. */
+/**
+ * Places what is open, one row for each leaf, in pre-order, which is the order of the keyboard. A forest needs no general
+ * graph layout: this is one pass, and 5,000 keys are 5,000 rows. A parent may be drawn beside any of its children.
+ */
 export function place(root: TreeNode, open: ReadonlySet<string>): Placed[] {
-  const isOpen = (n: TreeNode) => n.level === 1 || (n.level === 2 && open.has(n.id));
-  const h = hierarchy(root, (n) => (isOpen(n) ? n.children : []));
-  // One unit a row for every pair: no extra gap between cousins, so 5,000 keys stay 5,000 rows.
-  tree<TreeNode>()
-    .nodeSize([1, 1])
-    .separation(() => 1)(h);
-  let top = Infinity;
-  h.each((n) => (top = Math.min(top, n.x!)));
-  const placed = new Map<TreeNode, Placed>();
-  // Looked up and not searched: 5,000 siblings would make a search quadratic.
-  const position = new Map<TreeNode, number>();
-  h.each((n) => n.children?.forEach((c, i) => position.set(c.data, i + 1)));
   const out: Placed[] = [];
-  h.eachBefore((n) => {
-    const y = n.x! - top;
-    const p: Placed = {
-      node: n.data,
-      parent: n.parent ? placed.get(n.parent.data) : undefined,
-      x: n.depth,
-      y,
-      first: (n.children?.[0]?.x ?? n.x!) - top,
-      last: (n.children?.at(-1)?.x ?? n.x!) - top,
-      open: isOpen(n.data) && n.data.children.length > 0,
-      position: position.get(n.data) ?? 1,
-      siblings: n.parent?.children?.length ?? 1,
-    };
-    placed.set(n.data, p);
+  let row = 0;
+  const visit = (node: TreeNode, x: number, parent: Placed | undefined, position: number, siblings: number): Placed => {
+    const expanded = node.children.length > 0 && (node.level === 1 || open.has(node.id));
+    const p: Placed = { node, parent, x, y: row, first: row, last: row, open: expanded, position, siblings };
     out.push(p);
-  });
+    if (expanded) node.children.forEach((c, i) => (p.last = visit(c, x + 1, p, i + 1, node.children.length).first));
+    else row++;
+    return p;
+  };
+  visit(root, 0, undefined, 1, 1);
   return out;
 }

@@ -9,8 +9,8 @@ import { View } from "../ui/view.js";
 
 /** Pixels at a zoom of one. */
 const ROW = 52;
-const COLUMN = 300;
-const WIDTH = 248;
+const COLUMN = 250;
+const WIDTH = 208;
 const HEIGHT = 40;
 const PAD = 16;
 const ZOOMS = [0.5, 0.65, 0.8, 1, 1.25, 1.5];
@@ -210,8 +210,7 @@ export class TopologyScreen extends View {
   private top(p: Placed): number {
     const row = ROW * this.zoom;
     if (!p.open) return p.y * row;
-    const want = this.port.top + this.port.height / 2 - row;
-    return Math.min(Math.max(want, p.first * row), p.last * row);
+    return Math.min(Math.max(this.port.top, p.first * row), p.last * row);
   }
 
   private visible(): Placed[] {
@@ -337,9 +336,9 @@ export class TopologyScreen extends View {
     const k = this.zoom;
     const state = tv("state", n.state);
     const short = n.level === 3 ? n.name.split("/")[1]! : n.name;
-    const room = n.level === 3 ? 30 : 22;
+    const room = n.level === 2 ? 18 : 24;
     const label = [...short].length > room ? `${[...short].slice(0, room - 1).join("")}…` : short;
-    const sub = n.level === 3 ? `${state} · ${n.name.split("/")[0]!.slice(0, 24)}` : state;
+    const sub = n.level === 3 ? `${state} · ${n.name.split("/")[0]!.slice(0, 16)}` : state;
     const selected = n.level === 2 && this.params.account === n.name;
     const spoken = n.level === 2 ? `${n.name}, ${state}, ${tn("account.keys", n.total)}` : `${n.name}, ${state}`;
     return svg`<g

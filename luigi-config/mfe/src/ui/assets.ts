@@ -1,5 +1,6 @@
 // What UI5's own Assets.js would load, cut to the themes and languages that the console has: 12 files and not 230.
 import { registerI18nLoader } from "@ui5/webcomponents-base/dist/asset-registries/i18n.js";
+import { registerLocaleDataLoader } from "@ui5/webcomponents-base/dist/asset-registries/LocaleData.js";
 import { registerThemePropertiesLoader } from "@ui5/webcomponents-base/dist/asset-registries/Themes.js";
 import type { Theme } from "../luigi/theme.js";
 
@@ -25,3 +26,5 @@ const TEXTS: Record<string, Load> = {
 for (const [theme, load] of Object.entries(THEMING)) registerThemePropertiesLoader("@ui5/webcomponents-theming", theme, async () => (await load()).default as string, "root");
 for (const [theme, load] of Object.entries(COMPONENTS)) registerThemePropertiesLoader("@ui5/webcomponents", theme, async () => (await load()).default as string, "host");
 for (const [locale, load] of Object.entries(TEXTS)) registerI18nLoader("@ui5/webcomponents", locale, async () => (await load()).default as Record<string, string>);
+// No component here formats dates or numbers, so none needs the 120 kB of its language's calendar data.
+for (const locale of Object.keys(TEXTS)) registerLocaleDataLoader(locale, () => Promise.resolve({}));

@@ -4,10 +4,10 @@ import type { AccountPhase, KeyState, TenantPhase } from "../model/kinds.js";
 
 type Tone = "positive" | "negative" | "critical" | "info" | "neutral";
 const TONE: Record<TenantPhase | AccountPhase | KeyState, [Tone, string]> = {
-  Provisioning: ["neutral", "status-in-process"],
+  Provisioning: ["neutral", "pending"],
   Active: ["positive", "status-positive"],
   Suspended: ["negative", "status-error"],
-  Pending: ["neutral", "status-in-process"],
+  Pending: ["neutral", "pending"],
   Ready: ["positive", "status-positive"],
   Rekeying: ["info", "refresh"],
   Unavailable: ["negative", "status-error"],
@@ -61,7 +61,7 @@ export function skeleton(rows: number, height = "2.75rem"): TemplateResult {
 export function progress(done: number, total: number, label: string): TemplateResult {
   const share = total > 0 ? Math.min(100, (100 * done) / total) : 0;
   return html`<div class="progress" role="progressbar" aria-label=${label} aria-valuemin="0" aria-valuemax=${total} aria-valuenow=${done}>
-    <div style="width:${share}%"></div>
+    <div class=${share >= 100 ? "full" : ""} style="width:${share}%"></div>
   </div>`;
 }
 

@@ -41,7 +41,8 @@ export const styles = css`
   h2 {
     font-size: var(--sapFontHeader3Size);
   }
-  h3 {
+  h3,
+  .card > .head h2 {
     font-size: var(--sapFontHeader5Size);
     font-family: var(--sapFontBoldFamily);
   }
@@ -288,8 +289,11 @@ export const styles = css`
   }
   .progress > div {
     height: 100%;
-    background: var(--sapProgress_Value_Background, var(--sapAccentColor6, var(--sapHighlightColor)));
+    background: var(--sapInformativeElementColor, var(--sapHighlightColor));
     transition: width 0.3s;
+  }
+  .progress > div.full {
+    background: var(--sapPositiveElementColor, var(--sapPositiveColor));
   }
   pre {
     margin: 0;
