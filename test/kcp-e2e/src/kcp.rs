@@ -1,4 +1,4 @@
-//! A real kcp on loopback: one server, or two shards behind a front proxy.
+//! A real kcp on loopback: one server with etcd inside.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -25,8 +25,6 @@ pub struct Kcp {
     /// None when it is somebody else's.
     process: Option<Process>,
     kubeconfig: PathBuf,
-    /// A kubeconfig with a context `shard-base` that may ask a shard itself.
-    shard_kubeconfig: PathBuf,
     url: String,
 }
 
@@ -41,8 +39,6 @@ pub struct KcpOptions {
     pub lifetime: Lifetime,
     /// The port; free ones are found for etcd.
     pub port: u16,
-    /// The origin of a web page that may call the API from a browser.
-    pub browser_origin: Option<String>,
 }
 
 impl Kcp {
@@ -51,63 +47,21 @@ impl Kcp {
         let binaries = paths::kcp_binaries()?;
         fs::create_dir_all(&options.folder).context("making kcp's folder")?;
         let [etcd_client, etcd_peer] = free_ports()?;
-        let mut recipe = Recipe::new("kcp", binaries.join("kcp"), ["start", "--bind-address", "127.0.0.1"])
+        let recipe = Recipe::new("kcp", binaries.join("kcp"), ["start", "--bind-address", "127.0.0.1"])
             .arg("--root-directory")
             .arg(&options.folder)
             .arg(format!("--secure-port={}", options.port))
             .arg(format!("--embedded-etcd-client-port={etcd_client}"))
             .arg(format!("--embedded-etcd-peer-port={etcd_peer}"));
-        if let Some(origin) = &options.browser_origin {
-            recipe = recipe.arg(format!("--cors-allowed-origins=^{}$", origin.replace('.', r"\.")));
-        }
         let kubeconfig = options.folder.join("admin.kubeconfig");
         // Of an earlier start, with another port in it: kcp writes it again.
         let _ = fs::remove_file(&kubeconfig);
         let process = Process::start(&recipe, &options.logs, options.lifetime)?;
         let mut kcp = Self {
             process: Some(process),
-            shard_kubeconfig: kubeconfig.clone(),
             kubeconfig,
             url: format!("https://127.0.0.1:{}", options.port),
         };
-        kcp.wait_until_ready().await?;
-        Ok(kcp)
-    }
-
-    /// Starts cache server, two shards (`root`, `shard-1`) and front proxy.
-    ///
-    /// `spec.location.selector.matchLabels.shard` of a workspace says where it goes.
-    pub async fn start_two_shards(folder: &Path, lifetime: Lifetime) -> Result<Self> {
-        let binaries = paths::kcp_binaries()?;
-        fs::create_dir_all(folder).context("making kcp's folder")?;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kcp-tool/two-shards");
-        let path = std::env::join_paths(
-            std::iter::once(binaries)
-                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
-        )
-        .context("a PATH with kcp's binaries")?;
-        // The script counts up from its first port: the first of a free range, not one of the kernel's own choice.
-        let [some] = free_ports::<1>()?;
-        let port = 20_000 + some % 10_000;
-        let recipe =
-            Recipe::new("two-shards", script, [folder]).env("PATH", path).env("PORT0", port.to_string());
-        let process = Process::start(&recipe, folder, lifetime)?;
-        let mut kcp = Self {
-            process: Some(process),
-            kubeconfig: folder.join("admin.kubeconfig"),
-            shard_kubeconfig: folder.join("root/admin.kubeconfig"),
-            url: format!("https://127.0.0.1:{port}"),
-        };
-        within(Duration::from_secs(240), "the two shards are ready", || {
-            let state = kcp.check();
-            let ready = folder.join("ready").exists();
-            async move {
-                state?;
-                ensure!(ready, "the script has not said so yet");
-                Ok(())
-            }
-        })
-        .await?;
         kcp.wait_until_ready().await?;
         Ok(kcp)
     }
@@ -117,7 +71,7 @@ impl Kcp {
         let process = Process::find("kcp", &options.logs)?;
         let kubeconfig = options.folder.join("admin.kubeconfig");
         let url = format!("https://127.0.0.1:{}", options.port);
-        Some(Self { process: Some(process), shard_kubeconfig: kubeconfig.clone(), kubeconfig, url })
+        Some(Self { process: Some(process), kubeconfig, url })
     }
 
     /// One that somebody else started, by its administrator's kubeconfig.
@@ -125,7 +79,7 @@ impl Kcp {
         let text = Kubeconfig::read_from(kubeconfig).context("reading kcp's kubeconfig")?;
         let base = text.clusters.iter().find(|cluster| cluster.name == "base").and_then(|named| named.cluster.as_ref());
         let url = base.and_then(|cluster| cluster.server.clone()).context("a kubeconfig of kcp has a cluster `base`")?;
-        Ok(Self { process: None, kubeconfig: kubeconfig.to_owned(), shard_kubeconfig: kubeconfig.to_owned(), url })
+        Ok(Self { process: None, kubeconfig: kubeconfig.to_owned(), url })
     }
 
     fn check(&mut self) -> Result<()> {
@@ -177,9 +131,16 @@ impl Kcp {
         &self.url
     }
 
+    /// Its certificate authority, in base64 of PEM as a kubeconfig has it.
+    pub fn certificate_authority(&self) -> Result<String> {
+        let text = Kubeconfig::read_from(&self.kubeconfig).context("reading kcp's kubeconfig")?;
+        let cluster = text.clusters.into_iter().find(|cluster| cluster.name == "base").and_then(|named| named.cluster);
+        cluster.and_then(|it| it.certificate_authority_data).context("a kubeconfig of kcp has its authority inside")
+    }
+
     /// The public keys that service account tokens are signed with, as a JWK set.
     pub async fn service_account_keys(&self) -> Result<Value> {
-        let kubeconfig = Kubeconfig::read_from(&self.shard_kubeconfig).context("reading the shard's kubeconfig")?;
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context("reading kcp's kubeconfig")?;
         let context = KubeConfigOptions { context: Some("shard-base".to_owned()), ..Default::default() };
         let config = Config::from_custom_kubeconfig(kubeconfig, &context).await.context("context shard-base")?;
         let client = Client::try_from(config).context("a client of the shard")?;

@@ -53,7 +53,7 @@ impl World {
                 let lifetime = Lifetime::Owned;
                 let (folder, logs) = (folder.join("kcp"), folder.clone());
                 let aws = Aws::start(aws_port, &logs, lifetime);
-                let options = KcpOptions { folder, logs: logs.clone(), lifetime, port: kcp_port, browser_origin: None };
+                let options = KcpOptions { folder, logs: logs.clone(), lifetime, port: kcp_port };
                 tokio::try_join!(Kcp::start(&options), aws)?
             }
         };
@@ -269,7 +269,7 @@ impl Team {
     /// An application at a certain edge that names a tenant: its own, or one that it has no business with.
     pub async fn application_at(&self, edge: usize, service_account: &str, tenant: &str) -> Result<Application> {
         let token_file = self.folder.join(format!("{}-{}.token", self.cluster(), service_account.replace('/', "-")));
-        write_private(&token_file, &self.token(service_account, AUDIENCE).await?)?;
+        write_private(&token_file, &self.token(service_account, Some(AUDIENCE)).await?)?;
         Ok(Application {
             edge_binary: paths::built("openkcm-edge")?,
             socket: self.sockets.get(edge).context("an edge of that number")?.clone(),

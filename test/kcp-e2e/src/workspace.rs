@@ -73,15 +73,7 @@ pub struct Workspace {
 impl Workspace {
     /// Makes the workspace `NAME` below `parent`, and waits until it is ready.
     pub async fn create(kcp: &Kcp, parent: &str, name: &str) -> Result<Self> {
-        Self::create_on(kcp, parent, name, None).await
-    }
-
-    /// [`Workspace::create`] on a shard of a kcp of two.
-    pub async fn create_on(kcp: &Kcp, parent: &str, name: &str, shard: Option<&str>) -> Result<Self> {
-        let mut spec = json!({"type": {"name": "universal", "path": "root"}});
-        if let Some(shard) = shard {
-            spec["location"] = json!({"selector": {"matchLabels": {"shard": shard}}});
-        }
+        let spec = json!({"type": {"name": "universal", "path": "root"}});
         let parents = kcp.client(parent).await?;
         let api = Api::<DynamicObject>::all_with(parents, &WORKSPACE.resource());
         let object = json!({
@@ -245,7 +237,9 @@ impl Workspace {
     }
 
     /// A token of a service account (made if it is not there), as an application's pod has it.
-    pub async fn token(&self, service_account: &str, audience: &str) -> Result<String> {
+    ///
+    /// Without an audience it is for kcp itself.
+    pub async fn token(&self, service_account: &str, audience: Option<&str>) -> Result<String> {
         let (namespace, name) = service_account.split_once('/').context("a service account is NAMESPACE/NAME")?;
         self.namespace(namespace).await?;
         self.apply(json!({
@@ -254,7 +248,7 @@ impl Workspace {
         .await?;
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-            "spec": {"audiences": [audience], "expirationSeconds": 3600},
+            "spec": {"audiences": audience.into_iter().collect::<Vec<_>>(), "expirationSeconds": 24 * 3600},
         });
         let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"))
             .header("content-type", "application/json")

@@ -4,30 +4,33 @@
 //! a provider or edge that was built anew is replaced. The ports are chosen once.
 
 use std::{
+    env,
     fmt::Write as _,
-    fs,
+    fs, iter,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Parser;
 use kcp_e2e::{
     installation::{AUDIENCE, Application, EXPORT, Installation, Plan, write_private},
     kcp::{Kcp, KcpOptions},
     paths,
-    process::{Lifetime, Process, free_ports, tail},
+    process::{Lifetime, Process, Recipe, free_ports, tail},
     stores::{Aws, KeyStores},
     wait::eventually,
     workspace::{ACCOUNT, SERVICE_KEY, Workspace, is_true},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 const PROVIDER_WORKSPACE: &str = "root:providers:openkcm";
 const DEMO_WORKSPACE: &str = "root:demo";
 const DEMO_KEY: &str = "payments/payments-db";
-const EDGES: usize = 1;
+const EDGES: usize = 2;
 
 /// Starts and stops OpenKCM on this machine.
 #[derive(Parser)]
@@ -41,7 +44,7 @@ enum Command {
     /// Runs a command with a kcp and an AWS KMS of its own, and ends with its exit code.
     ///
     /// In its environment: OPENKCM_TEST_ADMIN_KUBECONFIG, OPENKCM_TEST_KUBECONFIG (a workspace that has bound the export; no
-    /// provider runs) and OPENKCM_AWS_ENDPOINT.
+    /// provider runs), OPENKCM_AWS_ENDPOINT and OPENKCM_KCP_BIN_DIR; kubectl is on its PATH.
     WithServers {
         /// The command.
         #[arg(last = true, required = true)]
@@ -81,7 +84,7 @@ async fn with_servers(command: &[String]) -> Result<ExitCode> {
     let [kcp_port, aws_port] = free_ports()?;
     let lifetime = Lifetime::Owned;
     let options =
-        KcpOptions { folder: folder.join("kcp"), logs: folder.clone(), lifetime, port: kcp_port, browser_origin: None };
+        KcpOptions { folder: folder.join("kcp"), logs: folder.clone(), lifetime, port: kcp_port };
     println!("starting kcp and LocalStack; their logs: {}", folder.display());
     let (kcp, aws) = tokio::try_join!(Kcp::start(&options), Aws::start(aws_port, &folder, lifetime))?;
 
@@ -93,11 +96,16 @@ async fn with_servers(command: &[String]) -> Result<ExitCode> {
     let kubeconfig = folder.join("bound.kubeconfig");
     fs::write(&kubeconfig, kcp.kubeconfig_for(bound.path())?).context("writing a kubeconfig")?;
 
+    let binaries = paths::kcp_binaries()?;
+    let others = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(iter::once(binaries.clone()).chain(env::split_paths(&others))).context("a PATH")?;
     let status = tokio::process::Command::new(program)
         .args(args)
         .env("OPENKCM_TEST_ADMIN_KUBECONFIG", kcp.kubeconfig())
         .env("OPENKCM_TEST_KUBECONFIG", &kubeconfig)
         .env("OPENKCM_AWS_ENDPOINT", aws.endpoint())
+        .env("OPENKCM_KCP_BIN_DIR", &binaries)
+        .env("PATH", path)
         .status()
         .await
         .with_context(|| format!("starting {program}"))?;
@@ -136,7 +144,6 @@ impl Dev {
             logs: self.logs(),
             lifetime: Lifetime::Detached,
             port: ports.kcp,
-            browser_origin: Some(console_url.clone()),
         };
         self.say("kcp");
         let kcp = match Kcp::find(&options) {
@@ -161,7 +168,7 @@ impl Dev {
             edges: EDGES,
             http_port: ports.provider_http,
             orchestrator_port: ports.orchestrator,
-            console_url: Some(console_url.clone()),
+            console_url: Some(format!("{console_url}/mfe")),
             lifetime: Lifetime::Detached,
             provider_flags: Vec::new(),
         };
@@ -169,6 +176,8 @@ impl Dev {
 
         self.say("a demo workspace that uses it");
         let demo = self.demo(&kcp, &stores, &installation).await?;
+        self.say("the console");
+        self.console(&kcp, ports.console, &console_url).await?;
         self.write_environment(&kcp, &stores, &installation, &demo, &console_url)?;
         self.print_table(&kcp, &stores, &installation, &demo, &console_url);
         Ok(())
@@ -190,7 +199,7 @@ impl Dev {
         workspace.expect(SERVICE_KEY, DEMO_KEY, "it is Active", |it| it["status"]["state"] == "Active").await?;
 
         let token_file = self.folder.join("demo.token");
-        write_private(&token_file, &workspace.token("payments/app", AUDIENCE).await?)?;
+        write_private(&token_file, &workspace.token("payments/app", Some(AUDIENCE)).await?)?;
         let edge = installation.edges().first().context("an edge")?;
         let application = Application {
             edge_binary: self.folder.join("bin/openkcm-edge"),
@@ -207,6 +216,51 @@ impl Dev {
         ensure!(opened == secret, "the edge decrypted to something else");
         let roundtrip = format!("{} bytes -> {} bytes -> the same {} bytes", secret.len(), sealed.len(), opened.len());
         Ok(Demo { tenant, token_file, roundtrip })
+    }
+
+    /// Serves the console on the demo workspace, signed in as a service account that administers it.
+    async fn console(&self, kcp: &Kcp, port: u16, url: &str) -> Result<()> {
+        let workspace = Workspace::open(kcp, DEMO_WORKSPACE).await?;
+        let token_file = self.folder.join("console.token");
+        write_private(&token_file, &workspace.token("console/admin", None).await?)?;
+        workspace
+            .apply(json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "console-admin"},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+                "subjects": [{"kind": "ServiceAccount", "namespace": "console", "name": "admin"}],
+            }))
+            .await?;
+        let shell = self.folder.join("console.json");
+        let settings = json!({"workspace": DEMO_WORKSPACE, "tokenFile": token_file, "user": "demo administrator"});
+        fs::write(&shell, settings.to_string()).context("writing the console's settings")?;
+        let authority = self.folder.join("kcp-ca.pem");
+        fs::write(&authority, BASE64_STANDARD.decode(kcp.certificate_authority()?).context("base64")?)
+            .context("writing kcp's authority")?;
+
+        let mut process = if let Some(running) = Process::find("console", &self.logs()) {
+            running
+        } else {
+            let pages = paths::work_tree().join("luigi-config");
+            let recipe = Recipe::new("console", self.folder.join("bin/openkcm-console"), ["--mfe-dir"])
+                .arg(pages.join("mfe/dist"))
+                .arg("--shell-dir")
+                .arg(pages.join("shell/dist"))
+                .arg("--shell-config")
+                .arg(shell)
+                .arg("--kcp-ca")
+                .arg(authority)
+                .arg(format!("--kcp-url={}", kcp.url()))
+                .arg(format!("--address=127.0.0.1:{port}"));
+            Process::start(&recipe, &self.logs(), Lifetime::Detached)?
+        };
+        eventually("the console is served", || {
+            let state = process.check();
+            async move {
+                state?;
+                reqwest::get(url).await.context("its first page")?.error_for_status().context("its first page").map(drop)
+            }
+        })
+        .await
     }
 
     fn down(&self) -> Result<()> {

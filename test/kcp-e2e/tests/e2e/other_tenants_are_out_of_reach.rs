@@ -40,7 +40,7 @@ fn only_service_accounts_of_the_workspace_and_namespace_may_use_a_key() {
         // A token for another audience, and no token.
         let mut forged = team.application("payments/app").await?;
         forged.token_file = forged.token_file.with_extension("forged");
-        kcp_e2e::installation::write_private(&forged.token_file, &team.token("payments/app", "elsewhere").await?)?;
+        kcp_e2e::installation::write_private(&forged.token_file, &team.token("payments/app", Some("elsewhere")).await?)?;
         refused(&forged, &sealed, "unauthenticated")?;
         kcp_e2e::installation::write_private(&forged.token_file, "not a token")?;
         refused(&forged, &sealed, "unauthenticated")?;
