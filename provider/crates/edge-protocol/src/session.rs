@@ -297,3 +297,7 @@ impl EdgeSession {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -175,3 +175,57 @@ pub(crate) fn identity(certificate: &[u8]) -> Option<(Identity, i64)> {
     let Claims { id, name, region, tenants } = claims;
     Some((Identity { id, name, region, tenants }, certificate.validity().not_after.timestamp()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_request_gets_the_identity_of_its_token_not_its_own() {
+        let data = tempfile::tempdir().unwrap();
+        let files = Files::open(data.path()).unwrap();
+        let now = SystemTime::now();
+        let authority = Authority::open(&files, now).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut greedy = CertificateParams::new(vec!["orchestrator.example".into()]).unwrap();
+        greedy.distinguished_name.push(DnType::CommonName, "another");
+        greedy.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        greedy.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let request = greedy.serialize_request(&key).unwrap();
+        let wanted = Identity {
+            id: Uuid::from_u128(5),
+            name: "edge-1".into(),
+            region: Some("eu".into()),
+            tenants: Tenants::Only(vec!["a".into()]),
+        };
+        let (der, ends) = authority.sign_edge(now, request.der(), &wanted).unwrap().unwrap();
+        let (found, until) = identity(&der).unwrap();
+        assert_eq!((found.id, found.name, found.region, found.tenants), (wanted.id, wanted.name, wanted.region, wanted.tenants));
+        assert_eq!(until, ends);
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        assert!(!certificate.is_ca());
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth && !usage.any);
+
+        // Bytes that are no request, and a request whose signature is not its key's.
+        let mut forged = request.der().to_vec();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        for bad in [&forged[..], b"", b"no request"] {
+            assert!(authority.sign_edge(now, bad, &wanted_again()).unwrap().is_none());
+        }
+    }
+
+    fn wanted_again() -> Identity {
+        Identity { id: Uuid::nil(), name: "edge-1".into(), region: None, tenants: Tenants::All }
+    }
+
+    #[test]
+    fn the_authority_stays_the_same() {
+        let data = tempfile::tempdir().unwrap();
+        let files = Files::open(data.path()).unwrap();
+        let first = Authority::open(&files, SystemTime::now()).unwrap().fingerprint();
+        assert_eq!(Authority::open(&files, SystemTime::now()).unwrap().fingerprint(), first);
+    }
+}

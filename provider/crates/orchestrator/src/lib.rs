@@ -22,8 +22,6 @@ mod error;
 mod files;
 mod orchestrator;
 mod server;
-#[cfg(test)]
-mod simulation;
 mod types;
 mod wire;
 

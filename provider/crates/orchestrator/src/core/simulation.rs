@@ -26,9 +26,9 @@ use openkcm_edge_protocol::{
 use openkcm_secret::SecretKey;
 use uuid::Uuid;
 
+use super::{Core, Identity, MARGIN, Start};
 use crate::{
     Desired, EvictReason, KeyId, KeyState, Tenants, Usable, Version,
-    core::{Core, Identity, MARGIN, Start},
     wire::key_ref,
 };
 
@@ -521,7 +521,7 @@ fn simulation() {
         World::new(seed).run();
         return;
     }
-    for seed in 0..number("OPENKCM_SIMULATIONS").unwrap_or(300) {
+    for seed in 0..number("OPENKCM_SIMULATIONS").unwrap_or(100) {
         let failed = std::panic::catch_unwind(|| World::new(seed).run()).is_err();
         assert!(!failed, "the history of OPENKCM_SIMULATION_SEED={seed} broke a promise");
     }
