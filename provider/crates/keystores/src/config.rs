@@ -295,3 +295,103 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Er
         _ => Err(D::Error::custom("expected a duration such as 5s or 500ms")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_example_is_valid_and_uses_every_part() {
+        let config = Config::parse(include_str!("../example-key-stores.yaml")).unwrap();
+        assert_eq!(config.grants.len(), 2);
+        assert!(config.aws.credentials.is_some() && config.azure.credentials.is_some() && config.gcp.credentials.is_some());
+        assert_eq!(config.pkcs11[0].tokens[0].mechanism, Pkcs11Mechanism::AesGcm);
+        assert_eq!(config.limits.deadline, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn an_empty_file_grants_nothing() {
+        let config = Config::parse("{}").unwrap();
+        assert!(config.grants.is_empty() && config.aws.credentials.is_none() && config.pkcs11.is_empty());
+    }
+
+    #[test]
+    fn typing_errors_and_inline_secrets_are_refused() {
+        for yaml in [
+            "grant: []",
+            "limits: {deadline: 5}",
+            "limits: {deadline: five}",
+            "limits: {deadline: 5h}",
+            "aws: {credentials: !accessKey {id: x, secret: y}}",
+            "aws: {credentials: !accessKey {id: x}}",
+            "azure: {credentials: !clientSecret {tenantId: x, clientId: y, secret: z}}",
+            "gcp: {credentials: {}}",
+            "pkcs11: [{module: x, tokens: [{label: l, pin: '1234'}]}]",
+            "pkcs11: [{module: x, tokens: [{label: l, pinFile: p, mechanism: des}]}]",
+            "grants: [{paths: root:acme}]",
+        ] {
+            assert!(Config::parse(yaml).is_err(), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_whole_texts() {
+        for (pattern, text, expected) in [
+            ("abc", "abc", true),
+            ("abc", "abcd", false),
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("*", "anything", true),
+            ("a*", "a", true),
+            ("a*", "ba", false),
+            ("*a", "ba", true),
+            ("*a", "ab", false),
+            ("a*b", "ab", true),
+            ("a*a", "a", false),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "acb", false),
+            ("a**c", "abc", true),
+            ("projects/acme/*", "projects/acme2/x", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_grant_covers_its_workspaces_and_nothing_that_looks_like_them() {
+        let grant = Grant {
+            paths: vec!["root:acme".into(), "root:big:*".into()],
+            logical_clusters: vec!["2x7k1pq9vd3mzs0a".into()],
+            references: Vec::new(),
+            identities: Vec::new(),
+        };
+        let (named, other): (LogicalCluster, LogicalCluster) =
+            ("2x7k1pq9vd3mzs0a".parse().unwrap(), "other".parse().unwrap());
+        assert!(grant.covers(&named, ""));
+        for (path, expected) in [
+            ("root:acme", true),
+            ("root:acme:x", false),
+            ("root:acme2", false),
+            ("root:big", false),
+            ("root:big:", false),
+            ("root:big:a", true),
+            ("root:big:a:b", true),
+            ("root:bigger:a", false),
+            ("", false),
+        ] {
+            assert_eq!(grant.covers(&other, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_secret_file_loses_its_line_break_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pin");
+        std::fs::write(&path, " 43 21 \r\n").unwrap();
+        assert_eq!(secret_file(&path).unwrap().as_str(), " 43 21 ");
+        let missing = secret_file(&dir.path().join("none")).unwrap_err();
+        assert_eq!(missing.reason, crate::Reason::Misconfigured);
+    }
+}

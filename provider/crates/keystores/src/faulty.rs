@@ -187,3 +187,33 @@ impl RootKey for FaultyRoot {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::verify;
+
+    #[tokio::test]
+    async fn it_behaves_like_a_store_and_fails_on_request() {
+        let root = FaultyRoot::new(StoreKind::AwsKms, "test");
+        let binding = Binding { logical_cluster: "a".parse().unwrap(), account: "1".to_owned() };
+        let first = verify(&root, &binding).await.unwrap();
+        assert_eq!((first.version.as_str(), root.total_calls()), ("1", 3));
+        let key = SecretKey::random().unwrap();
+        let wrapped = root.wrap(&key, &binding).await.unwrap();
+        root.rotate();
+        assert_eq!(verify(&root, &binding).await.unwrap().version, "2");
+        let back = root.unwrap(&wrapped.bytes, &binding).await.unwrap();
+        assert!(key.expose(|one| back.expose(|two| one == two)), "the old version still opens");
+        let other = Binding { account: "2".to_owned(), ..binding.clone() };
+        assert!(root.unwrap(&wrapped.bytes, &other).await.is_err());
+
+        root.fail(Some(Reason::Disabled));
+        assert_eq!(verify(&root, &binding).await.unwrap_err().reason, Reason::Disabled);
+        root.fail(None);
+        root.fail_on(Operation::Unwrap, Some(Reason::AccessDenied));
+        assert_eq!(verify(&root, &binding).await.unwrap_err().reason, Reason::AccessDenied);
+        assert_eq!(root.calls(Operation::Describe), 4);
+    }
+}

@@ -104,3 +104,57 @@ const fn thales(reason: Reason) -> &'static str {
         Reason::Misconfigured => "the HSM's library, token, PIN or mechanism is not set up right: ask the platform operator",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// The page for people: one table for each store.
+    fn page() -> String {
+        let mut page = String::from(
+            "# What an Account says when its root key cannot be used\n\n\
+            The reason is the reason of the condition `RootKeyVerified`, the text its message. This page is checked by a test of\n\
+            `openkcm-keystores`; `OPENKCM_UPDATE_DOCS=1` writes it anew. `Throttled`, `Unreachable` and `Timeout` pass by themselves: the\n\
+            Account stays Ready until the grace is over, and with `Throttled` beyond it.\n",
+        );
+        for kind in StoreKind::ALL {
+            write!(page, "\n## {kind}\n\n| reason | message |\n|---|---|\n").unwrap();
+            for reason in Reason::ALL {
+                if reason == Reason::AccessDenied {
+                    for operation in Operation::ALL {
+                        let text = explain(kind, reason, operation);
+                        writeln!(page, "| {reason} ({}) | {text} |", operation.as_str()).unwrap();
+                    }
+                } else {
+                    writeln!(page, "| {reason} | {} |", explain(kind, reason, Operation::Describe)).unwrap();
+                }
+            }
+        }
+        page
+    }
+
+    #[test]
+    fn the_page_says_what_tenants_read() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/key-store-errors.md");
+        if std::env::var_os("OPENKCM_UPDATE_DOCS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(written == page(), "docs/key-store-errors.md is stale: run this test with OPENKCM_UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn every_refusal_names_the_permission_that_is_missing() {
+        for kind in StoreKind::ALL {
+            let texts = Operation::ALL.map(|operation| {
+                let text = explain(kind, Reason::AccessDenied, operation);
+                assert!(text.contains(permission(kind, operation)), "{text}");
+                text
+            });
+            assert!(texts[0] != texts[1] && texts[1] != texts[2]);
+        }
+    }
+}

@@ -154,3 +154,69 @@ pub(crate) fn duplicate(key: &SecretKey) -> Result<SecretKey> {
 pub(crate) fn foreign() -> Error {
     Error::new(Reason::BadCiphertext, "the wrapped key belongs to another workspace or Account")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn binding(cluster: &str, account: &str) -> Binding {
+        Binding { logical_cluster: cluster.parse().unwrap(), account: account.to_owned() }
+    }
+
+    #[test]
+    fn an_answer_without_ciphertext_is_an_error() {
+        let parts =
+            Parts { kind: StoreKind::AwsKms, algorithm: Algorithm::Symmetric, reference: "r", version: "-", ciphertext: b"" };
+        assert_eq!(parts.to_wrapped().unwrap_err().reason, Reason::Unreachable);
+    }
+
+    #[test]
+    fn a_payload_opens_for_its_own_binding_only() {
+        let key = SecretKey::random().unwrap();
+        let mine = binding("a", "1");
+        let open = |binding: &Binding| {
+            let mut bytes = payload(&key, &mine).to_vec();
+            assert_eq!(bytes.len(), PAYLOAD_LEN);
+            let opened = open_payload(&mut bytes, binding);
+            assert!(bytes.iter().all(|byte| *byte == 0), "the payload is wiped");
+            opened
+        };
+        let opened = open(&mine).unwrap();
+        assert!(key.expose(|one| opened.expose(|two| one == two)));
+        for foreign in [binding("b", "1"), binding("a", "2"), binding("a", ""), binding("a-1", "")] {
+            assert_eq!(open(&foreign).err().map(|error| error.reason), Some(Reason::BadCiphertext));
+        }
+        for length in [0, 31, 32, 63, 65] {
+            assert!(open_payload(&mut vec![7; length], &mine).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_survive(kind in 0..4_usize, algorithm in 1..=5_u8, reference in ".{0,80}", version in ".{0,40}", ciphertext in proptest::collection::vec(any::<u8>(), 1..600)) {
+            let parts = Parts {
+                kind: StoreKind::ALL[kind],
+                algorithm: Algorithm::from_byte(algorithm).unwrap(),
+                reference: &reference,
+                version: &version,
+                ciphertext: &ciphertext,
+            };
+            let bytes = parts.to_wrapped().unwrap().bytes;
+            prop_assert_eq!(Parts::parse(&bytes, StoreKind::ALL[kind]).unwrap(), parts);
+            prop_assert!(Parts::parse(&bytes, StoreKind::ALL[(kind + 1) % 4]).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..64), lead in any::<bool>()) {
+            if lead {
+                bytes.splice(0..0, MAGIC);
+            }
+            if let Ok(parts) = Parts::parse(&bytes, StoreKind::AwsKms) {
+                prop_assert_eq!(parts.to_wrapped().unwrap().bytes, bytes);
+            }
+        }
+    }
+}
