@@ -15,6 +15,9 @@ interface PortalContext {
   portalContext?: { crdGatewayApiUrl?: string; kcpWorkspaceUrl?: string };
 }
 
+/** The node parameter that changes when the shell is asked for a newer token; it means nothing else. */
+const RENEW = "r";
+
 /** A value that still starts with a colon is a placeholder that nobody filled in. */
 const given = (v: unknown): string | undefined => (typeof v === "string" && v && !v.startsWith(":") ? v : undefined);
 
@@ -69,7 +72,7 @@ export class Session extends EventTarget implements TokenSource {
     this.context = (context ?? {}) as PortalContext;
     if (!ending(this.token(), Date.now())) this.expired = false;
     const params: Params = {};
-    for (const [k, v] of Object.entries(LuigiClient.getNodeParams(true) ?? {})) if (v !== undefined && v !== "") params[k] = String(v);
+    for (const [k, v] of Object.entries(LuigiClient.getNodeParams(true) ?? {})) if (k !== RENEW && v !== undefined && v !== "") params[k] = String(v);
     this.route = { path: parsePath(location.hash), params };
     const shown = LuigiClient.uxManager().getCurrentTheme() || new URLSearchParams(location.search).get("sap-theme");
     this.theme = mapTheme(shown, matchMedia("(prefers-color-scheme: dark)").matches);
@@ -104,7 +107,7 @@ export class Session extends EventTarget implements TokenSource {
         resolve();
       }, 5_000);
     });
-    LuigiClient.addNodeParams({ ...this.route.params, r: String(Date.now() % 100_000) }, false);
+    LuigiClient.addNodeParams({ ...this.route.params, [RENEW]: String(Date.now() % 100_000) }, false);
     await updated;
     const fresh = this.token();
     const better = !!fresh && fresh !== before && expiry(fresh) >= expiry(before);
@@ -157,9 +160,6 @@ export class Session extends EventTarget implements TokenSource {
   }
   dialogClosed(): void {
     if (this.backdrops > 0 && --this.backdrops === 0) LuigiClient.uxManager().removeBackdrop();
-  }
-  setDirty(dirty: boolean): void {
-    LuigiClient.uxManager().setDirtyStatus(dirty);
   }
   ready(): void {
     LuigiClient.uxManager().hideLoadingIndicator();

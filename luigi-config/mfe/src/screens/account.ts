@@ -255,8 +255,8 @@ export class AccountScreen extends View {
         <dl class="facts">
           ${fact("col.provider", tv("provider", a.spec.providerType))}
           ${fact("col.reference", html`<bdi class="mono" dir="ltr">${a.spec.keyReference}</bdi>`)}
-          ${fact("account.rootVersion", html`<span class="mono">${a.status?.rootKey?.version ?? "–"}</span>`)}
-          ${fact("key.algorithm", html`<span class="mono">${a.status?.rootKey?.algorithm ?? "–"}</span>`)}
+          ${fact("account.rootVersion", html`<span class="mono">${a.status?.rootKey?.version || "–"}</span>`)}
+          ${fact("key.algorithm", html`<span class="mono">${a.status?.rootKey?.algorithm || "–"}</span>`)}
           ${fact("col.verified", when(a.status?.rootKey?.lastVerified, this.now, true))}
           ${fact("col.dependents", number(a.status?.dependents ?? mine.length))}
           ${fact("key.created", when(a.metadata.creationTimestamp, this.now, true))}

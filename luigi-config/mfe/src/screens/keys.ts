@@ -7,6 +7,7 @@ import { customElement, state } from "lit/decorators.js";
 import { number, t, tn, tv } from "../i18n/index.js";
 import { rotateNow, setState } from "../model/actions.js";
 import { filterKeys, paged, sortKeys, view } from "../model/filter.js";
+import { isDue } from "../model/fleet.js";
 import { idOf, KEY_STATES, keyState, rotationPending, type ServiceKey } from "../model/kinds.js";
 import { badge, empty, skeleton, tag, when } from "../ui/bits.js";
 import { choice, headRow, pager, search, type Column } from "../ui/list.js";
@@ -98,7 +99,7 @@ export class KeysScreen extends View {
       <td>
         ${state === "Active" || state === "Unavailable"
           ? k.status?.nextRotation
-            ? when(k.status.nextRotation, this.now)
+            ? html`${when(k.status.nextRotation, this.now)}${isDue(k, "overdue", this.now) ? html` ${tag("critical", "status-critical", t("due.overdue"))}` : nothing}`
             : html`<span class="muted">${k.spec.rotationSchedule === "Never" ? t("schedule.Never") : "–"}</span>`
           : html`<span class="muted">–</span>`}
       </td>

@@ -75,7 +75,7 @@ export class TopologyScreen extends View {
       }
       .edge {
         fill: none;
-        stroke: var(--sapList_BorderColor);
+        stroke: var(--sapContent_ForegroundBorderColor, var(--sapList_BorderColor));
         stroke-width: 1.5;
       }
       .edge.on {
@@ -87,7 +87,7 @@ export class TopologyScreen extends View {
       }
       [role="treeitem"] rect.box {
         fill: var(--sapTile_Background);
-        stroke: var(--sapGroup_ContentBorderColor);
+        stroke: var(--sapContent_ForegroundBorderColor, var(--sapList_BorderColor));
       }
       [role="treeitem"]:hover rect.box {
         fill: var(--sapList_Hover_Background);

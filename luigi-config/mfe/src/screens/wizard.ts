@@ -149,7 +149,6 @@ export abstract class Wizard extends View {
   private to(n: number): void {
     this.problem = "";
     this.setParams({ step: n > 1 ? String(n) : undefined });
-    this.ctx.session.setDirty(true);
     void this.updateComplete.then(() => this.renderRoot.querySelector<HTMLElement>("#step-title")?.focus());
   }
 
@@ -177,18 +176,12 @@ export abstract class Wizard extends View {
     this.problem = "";
     try {
       await this.create(false);
-      this.ctx.session.setDirty(false);
       this.done();
     } catch (e) {
       this.problem = faultText(asApiError(e));
     } finally {
       this.busy = false;
     }
-  }
-
-  override disconnectedCallback(): void {
-    super.disconnectedCallback();
-    this.ctx.session.setDirty(false);
   }
 
   protected override updated(): void {

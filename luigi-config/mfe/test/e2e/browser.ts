@@ -19,6 +19,7 @@ export async function browser(o: { locale?: string; colorScheme?: "light" | "dar
     colorScheme: o.colorScheme ?? "light",
     reducedMotion: "reduce",
   });
+  context.setDefaultTimeout(30_000);
   return {
     context,
     close: async () => {

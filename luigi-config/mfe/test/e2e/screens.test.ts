@@ -23,7 +23,7 @@ interface Screen {
 const main = new World({});
 const click = (f: Frame, id: string) => f.locator(`#${id}`).first().click();
 
-const SCREENS: Screen[] = [
+const ALL: Screen[] = [
   { name: "overview", path: "" },
   { name: "accounts", path: "/accounts" },
   { name: "account-rekeying", path: "/accounts/hsm-root-payments" },
@@ -176,6 +176,9 @@ async function axe(frame: Frame): Promise<string[]> {
   )) as { violations: Violation[] };
   return violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map((n) => `${JSON.stringify(n.target)} ${n.failureSummary?.split("\n")[1]?.trim() ?? ""}`).join("; ")}`);
 }
+
+// `SCREENS=keys,key npm run test:e2e` looks at some only.
+const SCREENS = ALL.filter((s) => !process.env.SCREENS || process.env.SCREENS.split(",").includes(s.name));
 
 describe.each(SCREENS)("$name", (screen) => {
   let s: Site;
