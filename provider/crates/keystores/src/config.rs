@@ -57,7 +57,7 @@ impl Default for LimitsConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Grant {
-    /// Workspaces by path: exact, or with all below it as `root:acme:*`.
+    /// Workspaces by path: exact, or a pattern. `root:acme:*` is all below `root:acme`; `root:acme*` is also `root:acme2`.
     #[serde(default)]
     pub paths: Vec<String>,
     /// Workspaces by logical cluster: exact, never used again by another workspace.
@@ -250,11 +250,9 @@ impl Config {
 impl Grant {
     /// Whether this workspace is meant. A path counts only while the workspace is at it; an empty path is none.
     pub(crate) fn covers(&self, cluster: &LogicalCluster, path: &str) -> bool {
-        let below = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(prefix) if prefix.ends_with(':') => path.len() > prefix.len() && path.starts_with(prefix),
-            _ => !path.is_empty() && path == pattern,
-        };
-        self.logical_clusters.iter().any(|granted| granted == cluster.as_str()) || self.paths.iter().any(below)
+        let is_path = !path.is_empty() && !path.ends_with(':');
+        self.logical_clusters.iter().any(|granted| granted == cluster.as_str())
+            || (is_path && self.paths.iter().any(|pattern| matches(pattern, path)))
     }
 }
 
@@ -362,7 +360,7 @@ mod tests {
     #[test]
     fn a_grant_covers_its_workspaces_and_nothing_that_looks_like_them() {
         let grant = Grant {
-            paths: vec!["root:acme".into(), "root:big:*".into()],
+            paths: vec!["root:acme".into(), "root:big:*".into(), "root:team-*".into()],
             logical_clusters: vec!["2x7k1pq9vd3mzs0a".into()],
             references: Vec::new(),
             identities: Vec::new(),
@@ -379,6 +377,9 @@ mod tests {
             ("root:big:a", true),
             ("root:big:a:b", true),
             ("root:bigger:a", false),
+            ("root:team-1", true),
+            ("root:team-1:a", true),
+            ("root:team", false),
             ("", false),
         ] {
             assert_eq!(grant.covers(&other, path), expected, "{path}");

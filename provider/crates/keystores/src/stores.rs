@@ -90,7 +90,8 @@ impl KeyStores {
     /// Opens the root key that an Account of this workspace names. Makes no network call: what is wrong with the text or not allowed is
     /// said at once, everything else by the calls on the result.
     ///
-    /// `path` is the workspace's path at this moment, for grants by path; empty if unknown.
+    /// `path` is the workspace's path at this moment, for grants by path; empty if unknown. The result remembers what a describe found: one
+    /// that is kept saves the describe before a first wrap.
     pub fn open(&self, cluster: &LogicalCluster, path: &str, spec: &AccountSpec) -> Result<Arc<dyn RootKey>> {
         let kind = StoreKind::from(spec.provider_type);
         let reference = Reference::parse(kind, &spec.key_reference)
