@@ -8,8 +8,8 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     caller::Caller,
     envelope::{
-        Chunker, EnvelopeError, Format, HEADER_LEN, Header, MAX_AAD, MAX_MESSAGE, OVERHEAD, Position, TAG_LEN,
-        XaesKey, decrypt_in_place, encrypt_into,
+        CHUNK, Chunker, EnvelopeError, Format, HEADER_LEN, Header, OVERHEAD, Position, TAG_LEN, XaesKey,
+        decrypt_in_place, encrypt_into,
     },
     error::{Code, OpError},
     store::{Address, Description, KeyStore, Refusal, Want},
@@ -306,8 +306,8 @@ impl Stream {
             position,
             direction,
             chunker: Chunker::new(match direction {
-                Direction::Encrypt => crate::envelope::CHUNK,
-                Direction::Decrypt => crate::envelope::CHUNK + TAG_LEN,
+                Direction::Encrypt => CHUNK,
+                Direction::Decrypt => CHUNK + TAG_LEN,
             }),
         }
     }
@@ -352,9 +352,4 @@ impl Stream {
         chunk.zeroize();
         done
     }
-}
-
-/// Whether a message of this size is within the limits.
-pub fn check_size(plaintext: usize, aad: usize) -> Result<(), OpError> {
-    if plaintext > MAX_MESSAGE || aad > MAX_AAD { Err(EnvelopeError::TooLarge.into()) } else { Ok(()) }
 }

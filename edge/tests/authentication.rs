@@ -91,6 +91,20 @@ async fn wrong_signatures_are_refused() {
 }
 
 #[tokio::test]
+async fn rsa_keys_in_the_shape_of_kubernetes_are_understood() {
+    let issuer = TestIssuer::rsa(KCP, "one");
+    let (auth, directory) = authenticator(&issuer, IssuerKind::Kcp);
+    // kube-apiserver writes use, kty, kid, alg, n and e, and nothing else.
+    let mut jwk = serde_json::to_value(&issuer.jwk).unwrap();
+    let jwk = jwk.as_object_mut().unwrap();
+    jwk.retain(|name, _| ["kty", "kid", "n", "e"].contains(&name.as_str()));
+    jwk.insert("use".into(), json!("sig"));
+    jwk.insert("alg".into(), json!("RS256"));
+    std::fs::write(directory.path().join("jwks.json"), json!({ "keys": [jwk] }).to_string()).unwrap();
+    auth.verify(&issuer.service_account(ACME, "payments", "app")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_plain_issuer_never_speaks_for_a_workspace() {
     let issuer = TestIssuer::new(OIDC, "one");
     let (auth, _directory) = authenticator(&issuer, IssuerKind::Oidc);

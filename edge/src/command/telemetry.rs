@@ -4,7 +4,10 @@ use anyhow::Context;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Target of the spans of applications' calls. No log level reaches them: without an exporter they cost nothing.
+const TRACES: &str = "openkcm_edge::call";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -25,18 +28,18 @@ impl Telemetry {
         let filter = EnvFilter::try_new(filter).context("parse --log")?;
         let text = (format == LogFormat::Text)
             .then(|| tracing_subscriber::fmt::layer().with_target(true).with_writer(std::io::stderr));
-        let json = (format == LogFormat::Json).then(|| {
-            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)
-        });
+        let json = (format == LogFormat::Json)
+            .then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
+        let logs = text.map(Layer::boxed).or(json.map(Layer::boxed)).with_filter(filter);
         let provider = otlp_endpoint.map(exporter).transpose()?;
-        let traces = provider
-            .as_ref()
-            .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("openkcm-edge")));
+        let traces = provider.as_ref().map(|provider| {
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("openkcm-edge"))
+                .with_filter(Targets::new().with_target(TRACES, tracing::Level::TRACE))
+        });
         tracing_subscriber::registry()
-            .with(text)
-            .with(json)
+            .with(logs)
             .with(traces)
-            .with(filter)
             .try_init()
             .context("install the log subscriber")?;
         Ok(Self(provider))

@@ -29,6 +29,11 @@ pub(super) fn verified<T>(request: &Request<T>) -> Result<Verified, OpError> {
     request.extensions().get().cloned().ok_or_else(missing)
 }
 
+/// A span that exists only while traces are exported: see `TRACES` in the command's telemetry.
+fn call_span(operation: &'static str) -> tracing::Span {
+    tracing::trace_span!(target: "openkcm_edge::call", "call", operation, code = tracing::field::Empty)
+}
+
 pub(super) fn key_address(key: Option<&Key>) -> Result<Address<'_>, OpError> {
     let key = key.ok_or_else(|| OpError::new(Code::Malformed, "the request names no key"))?;
     address(&key.tenant, &key.name)
@@ -41,11 +46,13 @@ impl Service {
         operation: &'static str,
         act: impl FnOnce() -> Result<R, OpError>,
     ) -> Result<Response<R>, Status> {
+        let span = call_span(operation);
         let start = Instant::now();
-        let result = act();
+        let result = span.in_scope(act);
         self.metrics.observe(operation, start.elapsed());
         self.metrics.count(operation, result.as_ref().err(), 1);
         if let Err(error) = &result {
+            span.record("code", error.code.as_str());
             tracing::debug!(operation, code = error.code.as_str(), "refused");
         }
         result.map(Response::new).map_err(Status::from)
@@ -208,7 +215,7 @@ impl Service {
             [all] => all,
             each => each[index],
         };
-        let output = self.engine.batch(direction, key, caller, &parts, aad);
+        let output = call_span(operation).in_scope(|| self.engine.batch(direction, key, caller, &parts, aad));
         let failed = output.errors.len() as u64;
         self.metrics.count(operation, None, parts.len() as u64 - failed);
         for (_, error) in &output.errors {

@@ -186,7 +186,7 @@ fn evicting_a_tenant_leaves_the_others() {
     let address = Address { name: "k0", ..DB };
     let result = store.lend(address, Want::Current, &app(1), |_| ());
     assert_eq!(result, Err(Refusal::Evicted(EvictReason::TenantSuspended)));
-    assert_eq!(store.evict_all(&EvictReason::Unsubscribed).keys, 250);
+    assert_eq!(store.evict_all(&EvictReason::Deleted).keys, 250);
 }
 
 #[test]

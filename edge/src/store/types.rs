@@ -123,8 +123,6 @@ pub enum EvictReason {
         /// The day of destruction, as people read it.
         on: Box<str>,
     },
-    /// The edge is no longer given this key (its subscription changed).
-    Unsubscribed,
     /// Another reason, in the orchestrator's words.
     Other(Box<str>),
 }
@@ -137,7 +135,6 @@ impl fmt::Display for EvictReason {
             Self::TenantSuspended => f.write_str("its tenant is suspended"),
             Self::Deleted => f.write_str("it was deleted"),
             Self::Destroyed { on } => write!(f, "it was destroyed on {on}"),
-            Self::Unsubscribed => f.write_str("this edge is no longer given it"),
             Self::Other(text) => f.write_str(text),
         }
     }

@@ -32,10 +32,11 @@ pub const OIDC: &str = "https://workload.example";
 pub const ACME: &str = "1acme";
 pub const OTHER: &str = "2other";
 
-/// An issuer with one ES256 key.
+/// An issuer with one key.
 pub struct TestIssuer {
     pub name: String,
     pub key_id: String,
+    algorithm: Algorithm,
     key: EncodingKey,
     pub jwk: Jwk,
 }
@@ -44,13 +45,24 @@ impl TestIssuer {
     pub fn new(name: &str, key_id: &str) -> Self {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
-        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+        Self::with_key(name, key_id, Algorithm::ES256, key)
+    }
+
+    /// With an RSA key, as kcp and Kubernetes sign.
+    pub fn rsa(name: &str, key_id: &str) -> Self {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let key = EncodingKey::from_rsa_pem(pair.serialize_pem().as_bytes()).unwrap();
+        Self::with_key(name, key_id, Algorithm::RS256, key)
+    }
+
+    fn with_key(name: &str, key_id: &str, algorithm: Algorithm, key: EncodingKey) -> Self {
+        let mut jwk = Jwk::from_encoding_key(&key, algorithm).unwrap();
         jwk.common.key_id = Some(key_id.into());
-        Self { name: name.into(), key_id: key_id.into(), key, jwk }
+        Self { name: name.into(), key_id: key_id.into(), algorithm, key, jwk }
     }
 
     pub fn sign(&self, claims: &Value) -> String {
-        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
+        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(self.algorithm) };
         encode(&header, claims, &self.key).unwrap()
     }
 
