@@ -29,9 +29,6 @@ down: ## Stop what `make up` started and forget its data
 status: ## What runs
 	@$(DEV) status
 
-.PHONY: test
-test: check unit e2e console-e2e ## Every check and test, those on a real kcp and in a real browser included
-
 .PHONY: build
 build: tools console ## Build the binaries, the console and kcp
 	cargo build $(ALL)
@@ -43,24 +40,40 @@ tools:
 
 .PHONY: generate
 generate: ## Write the generated files anew
-	cargo run --quiet --package openkcm-apis --bin generate
+	cargo run --quiet --package openkcm-apis --bin openkcm-apiexport
 	apis/kcp-client-rs/generate.sh
+
+.PHONY: test
+test: check console-unit e2e whole ## Every check and test, those on a real kcp and in a real browser included
 
 .PHONY: check
 check: build ## Formatting, lints, generated files up to date, one TLS stack
 	cargo fmt --all --check
 	cargo clippy $(ALL) -- -D warnings
-	$(BUILT)/generate --check
-	@if cargo tree --workspace --invert ring --edges normal,build 2>/dev/null | grep .; then echo 'ring is back: see above' >&2; exit 1; fi
+	$(BUILT)/openkcm-apiexport --check
+	apis/kcp-client-rs/generate.sh --check
+	@if cargo tree --workspace --locked --target all --invert ring 2>/dev/null | grep .; then echo 'ring is back, see above: one crypto provider only' >&2; exit 1; fi
 
 .PHONY: unit
-unit: build console-unit ## Tests that need no kcp
-	
+unit: ## Tests inside the crates: need nothing but cargo
+	cargo test --workspace --locked --no-fail-fast --lib --bins
 
 .PHONY: e2e
-e2e: build ## Scenarios on a real kcp with the built binaries
-	$(DEV) with-servers -- cargo test --workspace --locked --no-fail-fast --test e2e
-	$(DEV) with-servers -- cargo test --workspace --locked --no-fail-fast --test reject --test real_kcp -- --ignored
+e2e: build ## Every test of the workspace, on a kcp and key stores that run for as long
+	$(DEV) with-servers -- $(MAKE) --no-print-directory cargo-tests
+
+# What cargo tests; the ignored ones are those that need a kcp to be given to them.
+.PHONY: cargo-tests
+cargo-tests:
+	cargo test --workspace --locked --no-fail-fast
+	cargo test --workspace --locked --no-fail-fast --test reject --test real_kcp -- --ignored
+
+# `make up` itself, what the README shows, and the console in a browser. What was up before stays up.
+.PHONY: whole
+whole: build
+	@before=$$(test -e .openkcm/env && echo up || true); result=0; \
+	$(DEV) up && cargo test --workspace --locked --test readme -- --ignored && (cd $(MFE) && . ../../.openkcm/env && npm run test:e2e) || result=1; \
+	test -n "$$before" || $(DEV) down; exit $$result
 
 $(MFE)/node_modules/.package-lock.json: $(MFE)/package-lock.json
 	cd $(MFE) && npm ci --no-audit --no-fund
@@ -71,9 +84,5 @@ console: $(MFE)/node_modules/.package-lock.json
 	cd $(MFE) && npm run build
 
 .PHONY: console-unit
-console-unit: $(MFE)/node_modules/.package-lock.json
+console-unit: $(MFE)/node_modules/.package-lock.json ## The console's own tests
 	cd $(MFE) && npm test
-
-.PHONY: console-e2e
-console-e2e: build
-	cd $(MFE) && npm run test:e2e
