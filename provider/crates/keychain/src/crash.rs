@@ -70,3 +70,22 @@ pub fn hit(name: &'static str) {
         std::process::abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_list_names_every_point_in_the_code() {
+        let code = concat!(
+            include_str!("ledger/accounts.rs"),
+            include_str!("ledger/keys.rs"),
+            include_str!("ledger/rewrap.rs"),
+            include_str!("ledger/tenants.rs"),
+            include_str!("ledger/versions.rs"),
+        );
+        let in_code: BTreeSet<&str> =
+            code.split("crash_point!(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(in_code, super::CRASH_POINTS.iter().copied().collect());
+    }
+}

@@ -9,6 +9,8 @@
 //!
 //! Not wiped: the key schedule inside AWS-LC is, by AWS-LC itself, when a [`Sealer`] is dropped; registers are not.
 
+use std::sync::Arc;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use kcp_client_rs::LogicalCluster;
 use openkcm_secret::{KEY_LEN, SecretKey};
@@ -56,11 +58,12 @@ impl Place {
     }
 }
 
-/// One account key version, ready to seal and open.
+/// One account key version, ready to seal and open. A clone is the same one.
+#[derive(Clone)]
 pub struct Sealer {
     place: Place,
     account_key_version: u32,
-    key: LessSafeKey,
+    key: Arc<LessSafeKey>,
 }
 
 impl Sealer {
@@ -68,7 +71,7 @@ impl Sealer {
     pub fn new(place: Place, account_key_version: u32, account_key: &SecretKey) -> Self {
         let key = account_key.expose(|bytes| UnboundKey::new(&AES_256_GCM, bytes));
         match key {
-            Ok(key) => Self { place, account_key_version, key: LessSafeKey::new(key) },
+            Ok(key) => Self { place, account_key_version, key: Arc::new(LessSafeKey::new(key)) },
             Err(_) => unreachable!("32 bytes are a key of AES-256"),
         }
     }

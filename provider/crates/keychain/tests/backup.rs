@@ -41,7 +41,7 @@ async fn a_backup_taken_under_load_is_whole() {
         let cache = AccountKeys::new(common::LONG);
         let now = std::time::Instant::now();
         cache.insert(chain.account.id, 1, chain.account_key.duplicate().unwrap(), now);
-        let report = restored.verify(&cache, now).await.unwrap();
+        let report = restored.verify(&cache).await.unwrap();
         assert_eq!((report.broken, report.opened), (None, history.len() as u64));
     }
     writer.await.unwrap();

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use common::{LONG, World, at, bytes, chain, wrapped};
 use openkcm_keychain::{
@@ -140,7 +140,7 @@ impl Run {
             Step::Rotate { name, request, stale } => self.rotate(name, request, stale).await,
             Step::Disable(name, on) => {
                 if let Some(key) = self.state.keys.get(&name) {
-                    self.ledger().record_spec(key.id, &json!({"disabled": on}), None).await.unwrap();
+                    self.ledger().record_spec(key.id, &json!({"disabled": on}), None, at(9)).await.unwrap();
                 }
             }
             Step::Delete(name) => {
@@ -195,14 +195,14 @@ impl Run {
                 self.state.suspended = true;
             }
             Step::Resume => {
-                self.ledger().resume_tenant(tenant).await.unwrap();
+                self.ledger().resume_tenant(tenant, at(9)).await.unwrap();
                 self.state.suspended = false;
             }
             Step::Rekey => self.rekey().await,
             Step::RewrapSome(limit) => {
                 let to = self.active();
                 for from in self.sealers[..self.state.account_keys as usize - 1].to_vec() {
-                    let batch = self.ledger().rewrap_batch(&from, &to, None, limit).await.unwrap();
+                    let batch = self.ledger().rewrap_batch(&from, &to, limit).await.unwrap();
                     assert_eq!(batch.failed, 0);
                 }
             }
@@ -324,7 +324,7 @@ impl Run {
                 assert_eq!(material, self.told[&(key.id, version.version)]);
             }
         }
-        let report = self.ledger().verify(&AccountKeys::new(LONG), Instant::now()).await.unwrap();
+        let report = self.ledger().verify(&AccountKeys::new(LONG)).await.unwrap();
         assert_eq!(report.broken, None);
     }
 }

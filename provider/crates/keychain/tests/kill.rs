@@ -9,10 +9,9 @@ mod common;
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use common::{LONG, at, wrapped};
@@ -33,30 +32,52 @@ fn account_key(version: u32) -> SecretKey {
 }
 
 fn main() {
-    if let Some(directory) = std::env::var_os("OPENKCM_TEST_WORKER") {
+    if let Ok(place) = std::env::var("OPENKCM_TEST_WORKER") {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(work(Path::new(&directory)));
+        runtime.block_on(work(&location(&place)));
         return;
     }
     let kills: u32 = std::env::var("OPENKCM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let directory = tempfile::tempdir().unwrap();
+    kill_again_and_again("SQLite", directory.path().to_str().unwrap(), kills);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let database = runtime.block_on(common::postgres::new_database());
+    kill_again_and_again("PostgreSQL", &database, kills);
+}
+
+fn location(place: &str) -> Location {
+    if place.starts_with("postgres:") {
+        Location::Postgres(place.to_owned())
+    } else {
+        Location::Directory(place.into())
+    }
+}
+
+fn kill_again_and_again(engine: &str, place: &str, kills: u32) {
     let mut journal = Journal::default();
     let mut deaths = 0;
     for n in 0..kills {
-        // Spread over the start, the first statements, and the steady state.
-        journal.follow(directory.path(), None, Some(Duration::from_millis(u64::from(n * 37 % 400))));
+        // Some acknowledgements into the run, and then anywhere in what follows.
+        let kill = Kill { lines: n * 7 % 20, then: Duration::from_micros(u64::from(n * 7919 % 20_000)) };
+        journal.follow(place, None, Some(kill));
         deaths += 1;
-        journal.check(directory.path());
+        journal.check(place);
     }
     #[cfg(feature = "crash-points")]
     for point in openkcm_keychain::crash::CRASH_POINTS {
-        journal.follow(directory.path(), Some(point), None);
+        journal.follow(place, Some(point), None);
         deaths += 1;
-        journal.check(directory.path());
+        journal.check(place);
     }
-    assert!(kills < 5 || journal.told.len() > 10, "the worker never came to work");
-    println!("{deaths} deaths, {} versions acknowledged: 0 lost, 0 used twice", journal.told.len());
+    assert!(kills < 5 || journal.told.len() > 5, "the worker never came to work");
+    println!("{engine}: {deaths} deaths, {} versions acknowledged: 0 lost, 0 used twice", journal.told.len());
+}
+
+/// When to end a worker.
+struct Kill {
+    lines: u32,
+    then: Duration,
 }
 
 /// What the worker acknowledged. A line is written after the ledger said that it is durable.
@@ -67,41 +88,49 @@ struct Journal {
 }
 
 impl Journal {
-    /// Lets the worker run until it is killed after `time`, or dies at `point`.
-    fn follow(&mut self, directory: &Path, point: Option<&str>, time: Option<Duration>) {
+    /// Lets the worker run until it is killed, or dies at `point`, and takes down all that it said.
+    fn follow(&mut self, place: &str, point: Option<&str>, kill: Option<Kill>) {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.env("OPENKCM_TEST_WORKER", directory).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.env("OPENKCM_TEST_WORKER", place).stdout(Stdio::piped()).stderr(Stdio::inherit());
         if let Some(point) = point {
             command.env("OPENKCM_CRASH_AT", point);
         }
         let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let killer = time.map(|time| std::thread::spawn(move || kill_after(child, time)));
-        for line in lines.lines() {
-            let line = line.unwrap();
-            let words: Vec<&str> = line.split(' ').collect();
-            // The last line may be cut off.
-            match words[..] {
-                ["version", key, version, material, "."] => {
-                    let id = (KeyId(key.parse().unwrap()), version.parse().unwrap());
-                    let before = self.told.insert(id, material.to_owned());
-                    assert!(before.is_none(), "{id:?} was used twice");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        if let Some(kill) = kill {
+            for _ in 0..kill.lines {
+                if let Some(line) = lines.next() {
+                    self.take_down(&line.unwrap());
                 }
-                ["destroyed", key, "."] => self.destroyed.push(KeyId(key.parse().unwrap())),
-                ["done", "."] => panic!("the worker never reached {point:?}"),
-                _ => {}
             }
+            std::thread::sleep(kill.then);
+            child.kill().unwrap(); // SIGKILL
         }
-        if let Some(killer) = killer {
-            killer.join().unwrap();
+        // What it said before it died counts, also when nobody had read it yet.
+        for line in lines {
+            self.take_down(&line.unwrap());
+        }
+        assert!(!child.wait().unwrap().success(), "the worker ended by itself, {point:?} was never reached");
+    }
+
+    fn take_down(&mut self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["version", key, version, material, "."] => {
+                let id = (KeyId(key.parse().unwrap()), version.parse().unwrap());
+                let before = self.told.insert(id, material.to_owned());
+                assert!(before.is_none(), "{id:?} was used twice");
+            }
+            ["destroyed", key, "."] => self.destroyed.push(KeyId(key.parse().unwrap())),
+            _ => {} // the last line may be cut off
         }
     }
 
     /// Every acknowledged version is there and opens to what it was.
-    fn check(&self, directory: &Path) {
+    fn check(&self, place: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let ledger = Ledger::open(&Location::Directory(directory.to_path_buf())).await.unwrap();
+            let ledger = Ledger::open(&location(place)).await.unwrap();
             for ((key, version), material) in &self.told {
                 let row = ledger.version(*key, *version).await.unwrap();
                 let Some(sealed) = &row.sealed else {
@@ -117,17 +146,11 @@ impl Journal {
                 let opened = sealer.open(*key, *version, sealed).unwrap();
                 assert_eq!(&opened.expose(|bytes| hex::encode(bytes)), material, "{key} v{version}");
             }
-            let report = ledger.verify(&AccountKeys::new(LONG), Instant::now()).await.unwrap();
+            let report = ledger.verify(&AccountKeys::new(LONG)).await.unwrap();
             assert_eq!(report.broken, None);
             ledger.close().await;
         });
     }
-}
-
-fn kill_after(mut child: Child, time: Duration) {
-    std::thread::sleep(time);
-    child.kill().unwrap(); // SIGKILL
-    child.wait().unwrap();
 }
 
 fn say(line: &str) {
@@ -146,8 +169,8 @@ async fn tell(ledger: &Ledger, sealer: &Sealer, key: KeyId, version: u32) {
 }
 
 /// Goes through every mutation, round after round. Whatever the last worker left half done is finished first.
-async fn work(directory: &Path) {
-    let ledger = Ledger::open(&Location::Directory(directory.to_path_buf())).await.unwrap();
+async fn work(location: &Location) {
+    let ledger = Ledger::open(location).await.unwrap();
     let tenant = ledger.bind_tenant(&common::cluster("c1"), "root:acme", at(0)).await.unwrap();
     for round in 0..50 {
         let sealer = active_account_key(&ledger, &tenant).await;
@@ -168,7 +191,7 @@ async fn work(directory: &Path) {
             if let Rotated::New(row) = rotated {
                 tell(&ledger, &sealer, key.id, row.current_version).await;
             }
-            ledger.record_spec(key.id, &serde_json::json!({"disabled": round}), None).await.unwrap();
+            ledger.record_spec(key.id, &serde_json::json!({"disabled": round}), None, at(9)).await.unwrap();
         }
         let victim = ledger.key(tenant.id, "payments", "k0").await.unwrap().unwrap();
         ledger.schedule_deletion(victim.id, at(1000), now).await.unwrap();
@@ -181,7 +204,6 @@ async fn work(directory: &Path) {
         }
         rekey(&ledger, &tenant, &sealer).await;
     }
-    say("done");
 }
 
 async fn active_account_key(ledger: &Ledger, tenant: &TenantRow) -> Arc<Sealer> {
@@ -210,7 +232,7 @@ async fn rekey(ledger: &Ledger, tenant: &TenantRow, from: &Arc<Sealer>) {
 async fn rewrap(ledger: &Ledger, from: &Arc<Sealer>, to: &Arc<Sealer>) {
     let mut cursor = None;
     loop {
-        let batch = ledger.rewrap_batch(from, to, cursor, 7).await.unwrap();
+        let batch = ledger.rewrap_after(from, to, cursor, 7).await.unwrap();
         assert_eq!(batch.failed, 0);
         cursor = batch.next;
         if cursor.is_none() {

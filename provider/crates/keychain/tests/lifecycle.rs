@@ -71,7 +71,7 @@ async fn a_rebind_does_not_lift_the_operators_suspension(World { ledger, .. }: W
     let bound = ledger.bind_tenant(&cluster("c1"), "root:a", at(3)).await.unwrap();
     assert_eq!((bound.unbound_at, bound.state()), (None, TenantState::Suspended));
     ledger.unbind_tenant(tenant.id, at(DAY), at(4)).await.unwrap();
-    let resumed = ledger.resume_tenant(tenant.id).await.unwrap();
+    let resumed = ledger.resume_tenant(tenant.id, at(9)).await.unwrap();
     assert_eq!(resumed.state(), TenantState::Suspended, "resuming does not bind");
     let bound = ledger.bind_tenant(&cluster("c1"), "root:a", at(5)).await.unwrap();
     assert_eq!(bound.state(), TenantState::Active);
@@ -226,7 +226,7 @@ async fn nothing_new_for_a_suspended_tenant(World { ledger, .. }: World) {
     let refused = ledger.rotate(key, 1, Some("a"), None, &chain.sealer, at(5)).await;
     assert!(matches!(refused, Err(KeychainError::TenantSuspended(_))), "{refused:?}");
     assert!(ledger.create_key(&chain.new_key("x"), &chain.sealer, at(5)).await.is_err());
-    ledger.resume_tenant(chain.tenant.id).await.unwrap();
+    ledger.resume_tenant(chain.tenant.id, at(9)).await.unwrap();
     assert!(matches!(
         ledger.rotate(key, 1, Some("a"), None, &chain.sealer, at(5)).await,
         Ok(Rotated::New(_))
@@ -356,12 +356,12 @@ async fn account_keys_count_up_and_retire(World { ledger, .. }: World) {
     );
 
     let mut anew = wrapped(2, "gcp-v2");
-    let wrong = ledger.replace_wrapping(account, &anew, b"something else").await.unwrap();
+    let wrong = ledger.replace_wrapping(account, &anew, b"something else", at(9)).await.unwrap();
     assert_eq!(wrong, row, "the blob that it replaces is not there");
-    let replaced = ledger.replace_wrapping(account, &anew, &wrapped(2, "gcp").wrapped).await.unwrap();
+    let replaced = ledger.replace_wrapping(account, &anew, &wrapped(2, "gcp").wrapped, at(9)).await.unwrap();
     assert_eq!(replaced.current_key().unwrap().wrapped.as_ref(), Some(&anew.wrapped));
     anew.version = 9;
-    assert_eq!(ledger.replace_wrapping(account, &anew, b"x").await.unwrap(), replaced);
+    assert_eq!(ledger.replace_wrapping(account, &anew, b"x", at(9)).await.unwrap(), replaced);
 
     let erased = ledger.erase_account_key(account, 1, at(20)).await.unwrap();
     assert_eq!(erased.keys.len(), 1);
@@ -392,7 +392,7 @@ async fn a_rewrap_moves_every_version_and_can_be_cut_off(World { ledger, .. }: W
         before.push((key, chain.material(&ledger, key).await));
     }
     let (account_key, to) = rekey(&ledger, &chain, 2).await;
-    let first = ledger.rewrap_batch(&chain.sealer, &to, None, 10).await.unwrap();
+    let first = ledger.rewrap_batch(&chain.sealer, &to, 10).await.unwrap();
     assert_eq!((first.done, first.failed), (10, 0));
     // Cut off here; someone else begins without a cursor.
     let progress = ledger.rewrap_progress(chain.account.id).await.unwrap();
@@ -402,7 +402,7 @@ async fn a_rewrap_moves_every_version_and_can_be_cut_off(World { ledger, .. }: W
     );
     let (mut cursor, mut done) = (None, 0);
     loop {
-        let batch = ledger.rewrap_batch(&chain.sealer, &to, cursor, 5).await.unwrap();
+        let batch = ledger.rewrap_after(&chain.sealer, &to, cursor, 5).await.unwrap();
         done += batch.done;
         cursor = batch.next;
         if cursor.is_none() {
@@ -424,10 +424,7 @@ async fn a_rewrap_moves_every_version_and_can_be_cut_off(World { ledger, .. }: W
         assert_eq!(chain.material(&ledger, key).await, material);
     }
     assert_eq!(neighbour.material(&ledger, other).await.len(), 1);
-    assert!(matches!(
-        ledger.rewrap_batch(&neighbour.sealer, &to, None, 5).await,
-        Err(KeychainError::WrongSealers)
-    ));
+    assert!(matches!(ledger.rewrap_batch(&neighbour.sealer, &to, 5).await, Err(KeychainError::WrongSealers)));
     // New versions go under the new account key only.
     let stale = ledger
         .rotate(ledger.keys(chain.tenant.id).await.unwrap()[0].id, 1, None, None, &chain.sealer, at(60))
@@ -444,12 +441,12 @@ async fn an_account_key_in_use_is_not_erased(World { ledger, .. }: World) {
     assert!(matches!(refused, Err(KeychainError::StillInUse { versions: 1, .. })), "{refused:?}");
     // A re-key with a wrong account key in hand changes nothing.
     let wrong = Arc::new(Sealer::new(chain.sealer.place().clone(), 1, &SecretKey::random().unwrap()));
-    let batch = ledger.rewrap_batch(&wrong, &to, None, 10).await.unwrap();
+    let batch = ledger.rewrap_batch(&wrong, &to, 10).await.unwrap();
     assert_eq!((batch.done, batch.failed), (0, 1));
     assert_eq!(chain.material(&ledger, key).await.len(), 1);
     // Back to the first root half-way is a third account key.
     let (_, third) = rekey(&ledger, &chain, 3).await;
-    assert_eq!(ledger.rewrap_batch(&chain.sealer, &third, None, 10).await.unwrap().done, 1);
+    assert_eq!(ledger.rewrap_batch(&chain.sealer, &third, 10).await.unwrap().done, 1);
     for version in [1, 2] {
         ledger.erase_account_key(chain.account.id, version, at(70)).await.unwrap();
     }
@@ -491,7 +488,7 @@ async fn operators_are_noticed_from_another_process(world: World) {
     assert_eq!((quiet.token, quiet.clusters), (token, Some(vec![])));
     let operator = Ledger::open(&world.location).await.unwrap();
     operator.suspend_tenant(chain.tenant.id, "why", at(1)).await.unwrap();
-    operator.resume_tenant(chain.tenant.id).await.unwrap();
+    operator.resume_tenant(chain.tenant.id, at(9)).await.unwrap();
     operator.mark_compromised(key, 1, at(1)).await.unwrap();
     let changes = provider.changes_since(token).await.unwrap();
     assert_eq!(changes.clusters, Some(vec![cluster("c1")]));
@@ -520,8 +517,8 @@ async fn what_is_due_comes_in_order(World { ledger, .. }: World) {
     );
     assert_eq!(due(ledger.next_due(1).await.unwrap()), [(keys[2], at(998))]);
     ledger.unbind_tenant(neighbour.tenant.id, at(DAY), at(3)).await.unwrap();
-    ledger.record_spec(keys[2], &json!({"rotationSchedule": "Never"}), None).await.unwrap();
-    ledger.record_spec(keys[3], &json!({"rotationSchedule": "Hourly"}), Some(at(5))).await.unwrap();
+    ledger.record_spec(keys[2], &json!({"rotationSchedule": "Never"}), None, at(9)).await.unwrap();
+    ledger.record_spec(keys[3], &json!({"rotationSchedule": "Hourly"}), Some(at(5)), at(9)).await.unwrap();
     assert_eq!(due(ledger.next_due(10).await.unwrap()), [(keys[3], at(5)), (keys[0], at(1000))]);
 }
 
@@ -564,13 +561,13 @@ async fn verify_opens_everything(World { ledger, .. }: World) {
     neighbour.create(&ledger, "db").await;
     let (cache, now) = (AccountKeys::new(LONG), Instant::now());
     cache.insert(chain.account.id, 1, chain.account_key.duplicate().unwrap(), now);
-    let report = ledger.verify(&cache, now).await.unwrap();
+    let report = ledger.verify(&cache).await.unwrap();
     assert_eq!(report.broken, None);
     assert_eq!((report.tenants, report.accounts, report.account_keys, report.keys), (2, 2, 2, 2));
     assert_eq!((report.versions, report.opened), (3, 2));
     // With another account key in hand, the first version that it should open is named.
     cache.insert(chain.account.id, 1, SecretKey::random().unwrap(), now);
-    let broken = ledger.verify(&cache, now).await.unwrap().broken.unwrap();
+    let broken = ledger.verify(&cache).await.unwrap().broken.unwrap();
     assert_eq!((broken.table.as_str(), broken.row), ("versions", format!("{key} v1")));
 }
 

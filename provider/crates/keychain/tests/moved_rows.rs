@@ -119,7 +119,7 @@ async fn verify_names_the_row_that_was_moved() {
         for version in [1, 2] {
             cache.insert(chain.account.id, version, chain.account_key.duplicate().unwrap(), now);
         }
-        assert_eq!(world.ledger.verify(&cache, now).await.unwrap().broken, None);
+        assert_eq!(world.ledger.verify(&cache).await.unwrap().broken, None);
         let mut connection = world.raw().await;
         let rules: Vec<(String,)> = sqlx::query_as("SELECT name FROM sqlite_master WHERE type = 'trigger'")
             .fetch_all(&mut connection)
@@ -133,7 +133,7 @@ async fn verify_names_the_row_that_was_moved() {
                 .unwrap();
         }
         sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
-        let report = world.ledger.verify(&cache, now).await.unwrap();
+        let report = world.ledger.verify(&cache).await.unwrap();
         let broken = report.broken.unwrap_or_else(|| panic!("{what}: not noticed"));
         assert_eq!(broken.table, "versions", "{what}: {broken:?}");
         assert!(broken.what.contains("does not open"), "{what}: {broken:?}");
@@ -153,7 +153,7 @@ async fn verify_notices_broken_structure() {
     .execute(&mut connection)
     .await
     .unwrap();
-    let report = world.ledger.verify(&AccountKeys::new(LONG), Instant::now()).await.unwrap();
+    let report = world.ledger.verify(&AccountKeys::new(LONG)).await.unwrap();
     let broken = report.broken.unwrap();
     assert_eq!(broken.table, "ledger.sqlite");
     assert!(broken.what.contains("not there"), "{broken:?}");

@@ -321,6 +321,7 @@ impl Ledger {
         account: AccountId,
         key: &AccountKeyInput,
         expected: &[u8],
+        _now: Timestamp,
     ) -> Result<AccountRow> {
         let mut tx = self.write().await?;
         let seq = tx.lock_account(account).await?;

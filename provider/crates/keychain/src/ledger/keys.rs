@@ -298,6 +298,7 @@ impl Ledger {
         key: KeyId,
         spec: &Value,
         next_rotation: Option<Timestamp>,
+        _now: Timestamp,
     ) -> Result<ServiceKeyRow> {
         let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
         let before = self.key_by_id(key).await?.ok_or(KeychainError::NoKey(key))?;
@@ -340,8 +341,18 @@ impl Ledger {
         tx.finish_key(key).await
     }
 
-    /// An operator accepts that this key's versions up to `up_to` are lost to the ledger. It may be made or rotated
-    /// again, with numbers above.
+    /// An operator accepts that the ledger is older than what was seen of this key: the versions in between are lost,
+    /// and it may rotate again, with numbers above. Idempotent.
+    pub async fn accept_older_ledger(&self, key: KeyId) -> Result<ServiceKeyRow> {
+        let row = self.key_by_id(key).await?.ok_or(KeychainError::NoKey(key))?;
+        if row.is_behind() {
+            self.accept_loss(row.tenant, &row.namespace, &row.name, row.seen_version).await?;
+        }
+        self.key_by_id(key).await?.ok_or(KeychainError::NoKey(key))
+    }
+
+    /// The same for a key that the ledger may not know at all: an operator accepts that versions up to `up_to` of the
+    /// key of this name are lost. It may be made or rotated again, with numbers above.
     pub async fn accept_loss(&self, tenant: TenantId, namespace: &str, name: &str, up_to: u32) -> Result<()> {
         let mut tx = self.write().await?;
         let (tenant_seq, tenant) = tx.lock_tenant(tenant).await?;

@@ -91,9 +91,9 @@ impl Ledger {
 
     /// Re-reads everything: the file's structure, every row, every rule that joins rows, and opens each sealed
     /// version whose account key is at hand. Stops at the first broken row.
-    pub async fn verify(&self, account_keys: &AccountKeys, now: Instant) -> Result<VerifyReport> {
+    pub async fn verify(&self, account_keys: &AccountKeys) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        match self.verify_into(&mut report, account_keys, now).await {
+        match self.verify_into(&mut report, account_keys, Instant::now()).await {
             Ok(()) => {}
             Err(KeychainError::Broken { table, row, what }) => {
                 report.broken = Some(BrokenRow { table: table.to_owned(), row, what });

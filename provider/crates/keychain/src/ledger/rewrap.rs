@@ -2,8 +2,6 @@
 //!
 //! Rows say which account key version seals them, so a re-wrap can be cut off anywhere and goes on where it was.
 
-use std::sync::Arc;
-
 use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
 
 use super::{
@@ -49,10 +47,15 @@ impl Ledger {
     /// Re-wraps up to `limit` versions from the account key `from` to the account key `to`, in one transaction.
     ///
     /// Decrypts go on all the while: a version opens under the account key version that its row names.
-    pub async fn rewrap_batch(
+    pub async fn rewrap_batch(&self, from: &Sealer, to: &Sealer, limit: u32) -> Result<RewrapBatch> {
+        self.rewrap_after(from, to, None, limit).await
+    }
+
+    /// The same from where a batch ended, so that versions that do not open are tried once per run only.
+    pub async fn rewrap_after(
         &self,
-        from: &Arc<Sealer>,
-        to: &Arc<Sealer>,
+        from: &Sealer,
+        to: &Sealer,
         after: Option<RewrapCursor>,
         limit: u32,
     ) -> Result<RewrapBatch> {
@@ -66,7 +69,7 @@ impl Ledger {
 
         // Reading and sealing need no lock: what seals a version only changes by a re-wrap, and the update below
         // passes over rows that have changed since.
-        let (opener, sealer) = (Arc::clone(from), Arc::clone(to));
+        let (opener, sealer) = (from.clone(), to.clone());
         let (resealed, failed) = tokio::task::spawn_blocking(move || reseal(&opener, &sealer, batch))
             .await
             .map_err(|_| KeychainError::WrongSealers)?;

@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// Lifts the operator's suspension. An unbound tenant stays suspended.
-    pub async fn resume_tenant(&self, tenant: TenantId) -> Result<TenantRow> {
+    pub async fn resume_tenant(&self, tenant: TenantId, _now: Timestamp) -> Result<TenantRow> {
         let mut tx = self.write().await?;
         let (_, before) = tx.lock_tenant(tenant).await?;
         if before.operator_suspended_at.is_none() {
