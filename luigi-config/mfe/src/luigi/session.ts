@@ -42,6 +42,8 @@ export function parsePath(hash: string): string[] {
     });
 }
 
+const canonical = (p: Params): string => JSON.stringify(Object.entries(p).sort(([a], [b]) => (a < b ? -1 : 1)));
+
 export const pathOf = (path: string[]): string => `/${path.map(encodeURIComponent).join("/")}`;
 
 /** The page's side of the shell: context, token, theme, language, address. Tells `change` of anything new. */
@@ -52,6 +54,8 @@ export class Session extends EventTarget implements TokenSource {
   locale = "en";
   /** Set when the shell had no newer token after a refusal. */
   expired = false;
+  /** Node parameters that the shell has said or that we set, newest last. */
+  private heard: string[] = [];
   private backdrops = 0;
   private renewal?: Promise<boolean>;
 
@@ -71,13 +75,30 @@ export class Session extends EventTarget implements TokenSource {
   private take(context: unknown): void {
     this.context = (context ?? {}) as PortalContext;
     if (!ending(this.token(), Date.now())) this.expired = false;
-    const params: Params = {};
-    for (const [k, v] of Object.entries(LuigiClient.getNodeParams(true) ?? {})) if (k !== RENEW && v !== undefined && v !== "") params[k] = String(v);
-    this.route = { path: parsePath(location.hash), params };
+    this.takeRoute();
     const shown = LuigiClient.uxManager().getCurrentTheme() || new URLSearchParams(location.search).get("sap-theme");
     this.theme = mapTheme(shown, matchMedia("(prefers-color-scheme: dark)").matches);
     this.locale = LuigiClient.uxManager().getCurrentLocale() || navigator.language || "en";
     this.dispatchEvent(new Event("change"));
+  }
+
+  /**
+   * What Luigi says of the node parameters may be older than what we set: it does not update them for our own changes, and
+   * echoes of those come late. So its word counts when the path is another one, or when it says something that is neither
+   * what it said before nor what we set ourselves.
+   */
+  private takeRoute(): void {
+    const params: Params = {};
+    for (const [k, v] of Object.entries(LuigiClient.getNodeParams(true) ?? {})) if (k !== RENEW && v !== undefined && v !== "") params[k] = String(v);
+    const path = parsePath(location.hash);
+    const said = canonical(params);
+    const moved = pathOf(path) !== pathOf(this.route.path);
+    if (moved || !this.heard.includes(said)) this.route = { path, params };
+    this.hear(said);
+  }
+
+  private hear(params: string): void {
+    this.heard = [...this.heard.filter((h) => h !== params), params].slice(-30);
   }
 
   /** Read at each request and never kept: both copies that Luigi holds can be stale. */
@@ -98,14 +119,17 @@ export class Session extends EventTarget implements TokenSource {
     const before = this.token();
     // A navigation that changes nothing is the only thing that makes Luigi send the context anew.
     const updated = new Promise<void>((resolve) => {
-      const id = LuigiClient.addContextUpdateListener(() => {
+      let listening = false;
+      const done = () => {
+        // Luigi calls a new listener at once with the context that it already has; that is not the answer.
+        if (!listening) return;
+        clearTimeout(timer);
         LuigiClient.removeContextUpdateListener(id);
         resolve();
-      });
-      setTimeout(() => {
-        LuigiClient.removeContextUpdateListener(id);
-        resolve();
-      }, 5_000);
+      };
+      const timer = setTimeout(done, 5_000);
+      const id = LuigiClient.addContextUpdateListener(done);
+      listening = true;
     });
     LuigiClient.addNodeParams({ ...this.route.params, [RENEW]: String(Date.now() % 100_000) }, false);
     await updated;
@@ -138,6 +162,7 @@ export class Session extends EventTarget implements TokenSource {
   navigate(path: string[], params: Params = {}): void {
     const changed = pathOf(path) !== pathOf(this.route.path);
     this.route = { path, params };
+    this.hear(canonical(params));
     history.replaceState(history.state, "", `#${pathOf(path)}`);
     if (changed) {
       LuigiClient.linkManager().fromVirtualTreeRoot().withoutSync().withParams(params).navigate(pathOf(path));
@@ -149,8 +174,9 @@ export class Session extends EventTarget implements TokenSource {
 
   /** Filters change without a new entry in the browser's history. */
   replaceParams(params: Params): void {
-    const cleared = Object.fromEntries(Object.keys(LuigiClient.getNodeParams() ?? {}).map((k) => [k, undefined]));
+    const cleared = Object.fromEntries([...Object.keys(LuigiClient.getNodeParams() ?? {}), ...Object.keys(this.route.params)].map((k) => [k, undefined]));
     this.route = { ...this.route, params };
+    this.hear(canonical(params));
     LuigiClient.addNodeParams({ ...cleared, ...params } as Record<string, string>, false);
     this.dispatchEvent(new Event("change"));
   }

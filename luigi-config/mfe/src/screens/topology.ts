@@ -355,6 +355,7 @@ export class TopologyScreen extends View {
       @click=${() => !this.drag?.moved && this.choose(p)}
       @focus=${() => (this.active = n.id)}
     >
+      <g aria-hidden="true">
       <title>${n.name}</title>
       <rect class="focus" x="-4" y="-4" width=${WIDTH + 8} height=${HEIGHT + 8} rx="12"></rect>
       <rect class="box" width=${WIDTH} height=${HEIGHT} rx="8"></rect>
@@ -363,6 +364,7 @@ export class TopologyScreen extends View {
       <text class="sub" x="38" y="32">${sub}</text>
       ${n.level === 2 ? this.ring(n) : nothing}
       ${n.level === 2 && n.children.length ? svg`<path class="twist" transform="translate(${WIDTH + 8} ${HEIGHT / 2})" d=${p.open ? "M-4 -2 0 2 4 -2" : "M-2 -4 2 0 -2 4"}></path>` : nothing}
+      </g>
     </g>`;
   }
 

@@ -88,7 +88,7 @@ export abstract class Wizard extends View {
       }
       .choices {
         display: grid;
-        grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr));
+        grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
         gap: 0.75rem;
       }
       .choices label {

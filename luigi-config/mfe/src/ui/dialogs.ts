@@ -32,7 +32,7 @@ abstract class Base extends LitElement {
         justify-content: flex-end;
         gap: 0.5rem;
         width: 100%;
-        padding-block: 0.5rem;
+        padding-block: 0.25rem;
       }
     `,
   ];

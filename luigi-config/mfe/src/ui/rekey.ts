@@ -1,6 +1,6 @@
 import "@ui5/webcomponents/dist/Option.js";
 import "@ui5/webcomponents/dist/Select.js";
-import { html, LitElement, nothing } from "lit";
+import { html, LitElement } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import type { Ctx } from "../ctx.js";
 import { t, tn, tv } from "../i18n/index.js";
@@ -63,7 +63,9 @@ export async function rekey(ctx: Ctx, a: Account): Promise<boolean> {
     heading: t("rekey.title"),
     body: html`${form}
       <ui5-message-strip design="Critical" hide-close-button>
-        ${tn("rekey.blastKeys", blast.keys)} ${blast.keys ? html`${tn("rekey.blastNamespaces", blast.namespaces)} ${tn("blast.clients", blast.clients)}` : nothing}
+        ${blast.keys
+          ? t("rekey.blast", { keys: tn("count.keys", blast.keys), namespaces: tn("count.namespaces", blast.namespaces), clients: tn("count.clients", blast.clients) })
+          : t("rekey.blastNone")}
       </ui5-message-strip>
       <p class="muted small">${t("rekey.safe")}</p>`,
     expect: a.metadata.name,

@@ -126,7 +126,7 @@ export const styles = css`
     border-radius: 0.5rem;
     border: 1px solid var(--sapNeutralBorderColor);
     background: var(--sapNeutralBackground);
-    color: var(--sapNeutralTextColor, var(--sapTextColor));
+    color: var(--sapTextColor);
     font-size: var(--sapFontSmallSize);
     font-family: var(--sapFontSemiboldDuplexFamily, var(--sapFontFamily));
     white-space: nowrap;
@@ -215,6 +215,12 @@ export const styles = css`
   tbody tr[aria-selected="true"],
   tbody tr.selected {
     background: var(--sapList_SelectionBackgroundColor);
+  }
+  /* The link's own colour is too faint on these grounds. */
+  tbody tr.selected a,
+  ui5-message-strip a {
+    color: var(--sapTextColor);
+    text-decoration: underline;
   }
   tbody tr:last-child td {
     border-block-end: none;

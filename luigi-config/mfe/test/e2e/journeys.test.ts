@@ -132,7 +132,7 @@ test("a re-key says what it touches, wants the name, and shows its progress to t
   const count = [...world.objects.ServiceEncryptionKey.values()].filter((k) => (k as ServiceKey).spec.accountRef.name === "aws-root-production").length;
   await f.locator("#rekey").click();
   const dialog = f.locator("kc-confirm");
-  await dialog.locator(`text=Re-wraps ${count} keys.`).waitFor();
+  await dialog.locator(`text=Re-wraps ${count} keys in`).waitFor();
   await f.locator("kc-new-root #reference input").fill("arn:aws:kms:eu-central-1:111122223333:alias/next");
   expect(await dialog.locator("#confirm").getAttribute("disabled")).not.toBeNull();
   await dialog.locator("#typed input").fill("aws-root-productio");

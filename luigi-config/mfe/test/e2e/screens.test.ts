@@ -80,7 +80,7 @@ const ALL: Screen[] = [
     },
   },
   { name: "delete-blocked", path: "/accounts/aws-root-production", act: (f) => click(f, "delete").then(() => f.locator("kc-code pre").waitFor()) },
-  { name: "disable-dialog", path: "/keys/payments/db-01", act: (f) => click(f, "toggle").then(() => f.locator("kc-confirm").waitFor()) },
+  { name: "disable-dialog", path: "/keys/payments/db-01", act: (f) => click(f, "toggle").then(() => f.locator("kc-confirm #confirm").waitFor()) },
   {
     name: "bulk",
     path: "/keys?~state=Active",
