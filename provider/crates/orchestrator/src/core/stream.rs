@@ -49,14 +49,16 @@ impl Core {
             renewal: None,
             certificate: None,
         };
-        // A lease of an earlier incarnation may still be running at an edge we meet for the first time.
-        let settled_at = self.settled_at;
+        // At an edge that we meet for the first time a lease may be running that another replica has given just now,
+        // or an earlier incarnation.
         let id = identity.id;
+        let earlier = if self.absent.contains(&id) { self.settled_at } else { Duration::ZERO };
+        let lease_end = earlier.max(now + self.lease + MARGIN);
         let edge = self.edges.entry(id).or_insert_with(|| Edge {
             identity: identity.clone(),
             subscription: (Tenants::All, None),
             stream: None,
-            lease_end: settled_at,
+            lease_end,
             seen: now,
             holdings: HashMap::new(),
             callers: HashMap::new(),
