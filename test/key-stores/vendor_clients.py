@@ -10,6 +10,7 @@ import urllib.request
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.keyvault.keys import KeyClient
+from azure.keyvault.keys._generated.models import KeyOperationsParameters
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 from google.api_core import exceptions as google
 from google.auth.credentials import AnonymousCredentials
@@ -80,7 +81,7 @@ def azure():
         crypto = CryptographyClient(key.id, Token(), **options)
         # The client wraps with a public key itself, so the server's own wrap is asked for below the public surface.
         wrapped = crypto._client.wrap_key(
-            key.name, key.properties.version, {"alg": algorithm.value, "value": SECRET}
+            key.name, key.properties.version, KeyOperationsParameters(algorithm=algorithm.value, value=SECRET)
         )
         assert wrapped.kid == key.id, wrapped.kid
         assert crypto.unwrap_key(algorithm, wrapped.result).key == SECRET
@@ -152,9 +153,9 @@ def gcp():
     opened = decrypt(sealed.ciphertext)
     assert opened.plaintext == SECRET and opened.plaintext_crc32c == crc(SECRET) and opened.used_primary
 
-    fails(google.InvalidArgument, lambda: encrypt(plaintext_crc=crc(SECRET) ^ 1))
-    fails(google.InvalidArgument, lambda: decrypt(sealed.ciphertext, b"another workspace"))
-    fails(google.InvalidArgument, lambda: decrypt(sealed.ciphertext[:-1] + bytes([sealed.ciphertext[-1] ^ 1])))
+    fails(google.BadRequest, lambda: encrypt(plaintext_crc=crc(SECRET) ^ 1))
+    fails(google.BadRequest, lambda: decrypt(sealed.ciphertext, b"another workspace"))
+    fails(google.BadRequest, lambda: decrypt(sealed.ciphertext[:-1] + bytes([sealed.ciphertext[-1] ^ 1])))
     fails(google.NotFound, lambda: client.get_crypto_key(name=f"{ring}/cryptoKeys/none", **once))
 
     control(server, "/rotate", {"key": name})
@@ -164,9 +165,9 @@ def gcp():
 
     for state in ["disabled", "pending-deletion"]:
         control(server, "/state", {"key": name, "state": state})
-        fails(google.FailedPrecondition, encrypt,
-              lambda e: e.details and e.details[0].violations[0].type.startswith("KEY_D"))
-        fails(google.FailedPrecondition, lambda: decrypt(sealed.ciphertext))
+        fails(google.BadRequest, encrypt,
+              lambda e: e.details and e.details[0]["violations"][0]["type"].startswith("KEY_D"))
+        fails(google.BadRequest, lambda: decrypt(sealed.ciphertext))
     control(server, "/state", {"key": name, "state": "enabled"})
     assert decrypt(sealed.ciphertext).plaintext == SECRET
 
@@ -186,10 +187,10 @@ def gcp():
     assert answer.plaintext == SECRET and answer.verified_ciphertext_crc32c
 
     control(server, "/fault", {"fault": "denied"})
-    fails(google.PermissionDenied, lambda: client.get_crypto_key(name=name, **once),
+    fails(google.Forbidden, lambda: client.get_crypto_key(name=name, **once),
           lambda e: e.reason == "IAM_PERMISSION_DENIED")
     control(server, "/fault", {"fault": "throttled"})
-    fails(google.ResourceExhausted, lambda: client.get_crypto_key(name=name, **once))
+    fails(google.TooManyRequests, lambda: client.get_crypto_key(name=name, **once))
     print("google-cloud-kms: get, encrypt, decrypt, checksums, 404, 403, 429, disabled, destroyed, rotated, tampered, RSA")
 
 
