@@ -65,7 +65,7 @@ impl Probe {
 pub struct Verified {
     /// Its reference, as the store resolved it.
     pub reference: String,
-    /// Its version in the store; empty where there is none.
+    /// Its version in the store; `-` where there is none.
     pub version: String,
     /// Its algorithm.
     pub algorithm: String,
@@ -312,13 +312,10 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, AccountStatus> {
         return Plan::act(Effect::Record);
     }
     let Some(record) = &input.record else { return Plan::idle() };
-    if let Some(effect) = watch_roots(input, record) {
-        return Plan::act(effect);
-    }
-    if let Some(effect) = key_work(input, record) {
-        // A re-wrap takes many rounds: show how far it is.
-        let progress = matches!(effect, Effect::Rewrap { .. }).then(|| status(input, object, record));
-        return Plan { status: progress, ..Plan::act(effect) };
+    if let Some(effect) = watch_roots(input, record).or_else(|| key_work(input, record)) {
+        // What takes long shows how far it is, and a first look that it is going on.
+        let long = matches!(effect, Effect::Rewrap { .. } | Effect::Load { .. }) || object.status.is_none();
+        return Plan { status: long.then(|| status(input, object, record)), ..Plan::act(effect) };
     }
     let next = earliest(input.desired.next(), input.in_use.as_ref().and_then(Probe::next));
     let grace_end = record.root_lost_since.map(|since| since + input.settings.root_loss_grace);
@@ -400,13 +397,10 @@ fn key_work(input: &Input<'_>, record: &Record) -> Option<Effect> {
             return Some(Effect::Rewrap { from: old.version, to: current.version });
         }
     }
-    if let Some(old) = record.retiring.iter().find(|old| !old.loaded)
-        && input.lost.is_empty()
-    {
+    if let Some(old) = record.retiring.iter().find(|old| !old.loaded) {
         return Some(Effect::Load { version: old.version });
     }
-    let rotated = !verified.version.is_empty() && verified.version != current.root_version;
-    rotated.then_some(Effect::Refresh { version: current.version })
+    (verified.version != current.root_version).then_some(Effect::Refresh { version: current.version })
 }
 
 fn status(input: &Input<'_>, object: &Account, record: &Record) -> AccountStatus {
@@ -504,7 +498,7 @@ fn status(input: &Input<'_>, object: &Account, record: &Record) -> AccountStatus
 
 fn root_key(input: &Input<'_>, current: &KeyView, old: Option<&RootKeyStatus>) -> RootKeyStatus {
     let verified = input.in_use().verified();
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let some = |text: &str| (!text.is_empty() && text != "-").then(|| text.to_owned());
     RootKeyStatus {
         reference: current.reference.clone(),
         version: some(&current.root_version),

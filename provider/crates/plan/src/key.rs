@@ -125,6 +125,8 @@ pub struct Input<'a> {
     pub record: Option<Record>,
     /// The edges.
     pub edges: Edges,
+    /// The ledger refused to make the key: it is older than what the object says.
+    pub refused: Option<String>,
 }
 
 /// What to do about a service key.
@@ -300,7 +302,10 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
             reasons::ACCOUNT_NOT_READY,
             &format!("Account {:?} is not ready ({reason}): {message}", object.spec.account_ref.name),
         ),
-        (None, AccountView::Ready { version, .. }) => create(input, *version),
+        (None, AccountView::Ready { version, .. }) => match &input.refused {
+            Some(why) => refused(input, object, reasons::LEDGER_BEHIND, why),
+            None => create(input, *version),
+        },
         (Some(record), _) => live(input, object, record, &schedule),
     }
 }

@@ -1,9 +1,9 @@
 //! OpenKCM's decisions as pure functions: what is there, what time it is, what to do.
 //!
 //! There is no I/O, no clock, no randomness and no client here. The provider takes a snapshot of one object, calls
-//! one of [`tenant::plan`], [`account::plan`] and [`key::plan`], carries out the effects in order, and starts over
-//! with a new snapshot until there are none; only then is the status written. A status therefore always describes
-//! what the ledger already holds, and a crash between two effects is repaired by planning again.
+//! one of [`tenant::plan`], [`account::plan`] and [`key::plan`], carries out the one effect that it names, and starts over
+//! with a new snapshot until there is none; then the status is written. A status therefore only ever describes what
+//! the ledger already holds, and a crash between two effects is repaired by planning again.
 //!
 //! An effect names no workspace: whoever carries it out was made for one.
 #![warn(missing_docs)]
@@ -19,9 +19,9 @@ use jiff::Timestamp;
 /// What to do about one object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan<Effect, Status> {
-    /// In this order; the first that fails ends the round.
-    pub effects: Vec<Effect>,
-    /// What to write, before the effects if there are any. `None`: leave the status alone.
+    /// What to do now. Its result is planned from again.
+    pub effect: Option<Effect>,
+    /// What to write, before the effect if there is one. `None`: leave the status alone.
     pub status: Option<Status>,
     /// When to look again if nothing changes before.
     pub next: Option<Timestamp>,
@@ -30,19 +30,19 @@ pub struct Plan<Effect, Status> {
 impl<Effect, Status> Plan<Effect, Status> {
     /// Do nothing until something changes.
     pub const fn idle() -> Self {
-        Self { effects: Vec::new(), status: None, next: None }
+        Self { effect: None, status: None, next: None }
     }
 
     fn act(effect: Effect) -> Self {
-        Self { effects: vec![effect], status: None, next: None }
+        Self { effect: Some(effect), status: None, next: None }
     }
 
     fn wait(until: Option<Timestamp>) -> Self {
-        Self { effects: Vec::new(), status: None, next: until }
+        Self { effect: None, status: None, next: until }
     }
 
     fn settled(status: Status, next: Option<Timestamp>) -> Self {
-        Self { effects: Vec::new(), status: Some(status), next }
+        Self { effect: None, status: Some(status), next }
     }
 }
 

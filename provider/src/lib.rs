@@ -1,1 +1,0 @@
-//! OpenKCM provider: the parts that the binary wires together.

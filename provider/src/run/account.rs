@@ -1,0 +1,324 @@
+//! Reconciling an Account.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kcp_client_rs::LogicalCluster;
+use openkcm_apis::{Account, AccountSpec, Impact, LEDGER_FINALIZER, ServiceEncryptionKey};
+use openkcm_keychain::{
+    rows::{AccountKeyRow, AccountKeyState, AccountRow, TenantRow},
+    seal::Sealer,
+};
+use openkcm_logical::ErrorClass;
+use openkcm_orchestrator::KeyId;
+use openkcm_plan::{
+    TenantView,
+    account::{self, AccountView, Effect, KeyView},
+};
+
+use super::{
+    provider::{Flow, Provider, WRITTEN, Workspace, settle, until},
+    roots::{self, Task},
+};
+
+/// Service key versions that one re-wrap transaction moves.
+const REWRAP_BATCH: u32 = 10_000;
+/// How many names a message lists.
+const NAMES: usize = 10;
+
+/// What one round knows of an Account.
+pub struct AccountSnapshot {
+    pub tenant: Option<TenantRow>,
+    pub row: Option<AccountRow>,
+    pub object: Option<Arc<Account>>,
+    pub record: Option<account::Record>,
+    pub view: TenantView,
+}
+
+impl Provider {
+    pub async fn account(&self, cluster: &LogicalCluster, name: &str) -> anyhow::Result<Option<Duration>> {
+        settle(|| self.account_step(cluster, name)).await
+    }
+
+    /// Reads what the ledger and the caches say.
+    pub async fn account_snapshot(
+        &self,
+        workspace: &Workspace,
+        cluster: &LogicalCluster,
+        name: &str,
+    ) -> anyhow::Result<AccountSnapshot> {
+        let object = self.accounts.get(cluster, None, name);
+        let row = match &workspace.row {
+            Some(tenant) => self.ledger.account(tenant.id, name).await?,
+            None => None,
+        };
+        let record = match &row {
+            Some(row) => Some(self.account_record(row, object.as_deref()).await?),
+            None => None,
+        };
+        Ok(AccountSnapshot { tenant: workspace.row.clone(), row, object, record, view: workspace.view })
+    }
+
+    /// How the Account looks from one of its keys, with the account keys that are at hand.
+    pub fn account_view(
+        &self,
+        cluster: &LogicalCluster,
+        name: &str,
+        snapshot: &AccountSnapshot,
+        now: Timestamp,
+    ) -> (AccountView, Vec<u32>) {
+        let loaded = snapshot.row.as_ref().map_or_else(Vec::new, |row| self.loaded(row));
+        let input = self.account_input(cluster, name, snapshot, now, &[], Vec::new());
+        (account::view(&input), loaded)
+    }
+
+    fn loaded(&self, row: &AccountRow) -> Vec<u32> {
+        let now = std::time::Instant::now();
+        let held = |key: &&AccountKeyRow| self.account_keys.get(row.id, key.version, now).is_some();
+        row.keys.iter().filter(held).map(|key| key.version).collect()
+    }
+
+    fn account_input<'a>(
+        &self,
+        cluster: &LogicalCluster,
+        name: &str,
+        snapshot: &'a AccountSnapshot,
+        now: Timestamp,
+        keys: &[Arc<ServiceEncryptionKey>],
+        lost: Vec<String>,
+    ) -> account::Input<'a> {
+        let namespaces: BTreeSet<_> = keys.iter().filter_map(|key| key.metadata.namespace.as_deref()).collect();
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let clients: u64 = keys.iter().map(|key| self.orchestrator.distribution(&key_id(cluster, key)).active_clients).sum();
+        let desired_root = snapshot.object.as_ref().map(|object| roots::root_id(&object.spec));
+        let current = snapshot.row.as_ref().and_then(AccountRow::current_key);
+        let root_in_use = current.and_then(|key| roots::root_of(&key.root));
+        let in_use_id = root_in_use.as_ref().map(roots::root_id);
+        account::Input {
+            now,
+            settings: self.times.plan,
+            tenant: snapshot.view,
+            object: snapshot.object.as_deref(),
+            record: snapshot.record.clone(),
+            desired: desired_root.as_ref().map_or(account::Probe::Never, |id| self.roots.probe(cluster, name, id)),
+            in_use: in_use_id
+                .filter(|id| Some(id) != desired_root.as_ref())
+                .map(|id| self.roots.probe(cluster, name, &id)),
+            impact: Impact {
+                keys: count(keys.len()),
+                namespaces: count(namespaces.len()),
+                active_clients: i32::try_from(clients).unwrap_or(i32::MAX),
+            },
+            dependents: keys.iter().take(NAMES).map(|key| name_of(key)).collect(),
+            lost,
+        }
+    }
+
+    async fn account_record(&self, row: &AccountRow, object: Option<&Account>) -> anyhow::Result<account::Record> {
+        let loaded = self.loaded(row);
+        let desired = object.map(|object| roots::root_id(&object.spec));
+        // The counts matter only while there is more than one account key.
+        let sealed = if row.keys.len() > 1 { self.ledger.rewrap_progress(row.id).await? } else { Vec::new() };
+        let view = |key: &AccountKeyRow| KeyView {
+            version: key.version,
+            by_desired_root: roots::root_of(&key.root).map(|spec| roots::root_id(&spec)) == desired,
+            reference: key.root.reference.clone(),
+            root_version: key.root.version.clone(),
+            loaded: loaded.contains(&key.version),
+            seals: sealed.iter().find(|by| by.account_key_version == key.version).map_or(0, |by| by.versions),
+            created: key.created_at,
+        };
+        Ok(account::Record {
+            spec: row.spec.clone(),
+            deleted: row.deleted_at.is_some(),
+            current: row.current_key().map(view),
+            retiring: row.keys.iter().filter(|key| key.state == AccountKeyState::Retiring).map(view).collect(),
+            root_lost_since: row.root_lost_since,
+            last_erased: None,
+        })
+    }
+
+    async fn account_step(&self, cluster: &LogicalCluster, name: &str) -> anyhow::Result<Flow> {
+        let now = Timestamp::now();
+        let workspace = self.workspace(cluster).await?;
+        let snapshot = self.account_snapshot(&workspace, cluster, name).await?;
+        let keys: Vec<_> =
+            self.keys.list(cluster).into_iter().filter(|key| key.spec.account_ref.name == name).collect();
+        let lost = match &snapshot.row {
+            Some(row) => self.lost_versions(cluster, name, row).await?,
+            None => Vec::new(),
+        };
+        let input = self.account_input(cluster, name, &snapshot, now, &keys, lost);
+        let plan = account::plan(&input);
+        let owned = self.owns(cluster);
+        if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
+            let old = object.status.as_ref();
+            let conditions = old.map_or_else(Vec::new, |status| status.conditions.clone());
+            let phase = old.and_then(|status| status.phase);
+            let old = old.map(serde_json::to_value).transpose()?;
+            let new = serde_json::to_value(&status)?;
+            if self.write_status(&self.client(cluster)?, object, old, new).await? {
+                self.note_transition(cluster, object, &conditions, &status.conditions);
+                if phase != status.phase {
+                    self.wake_keys(cluster, name);
+                }
+            }
+        }
+        let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
+        if !owned && !matches!(effect, Effect::Probe | Effect::ProbeInUse | Effect::Load { .. } | Effect::Forget) {
+            return Ok(Flow::Wait(Some(Duration::from_secs(5))));
+        }
+        if matches!(effect, Effect::Probe | Effect::ProbeInUse) {
+            tracing::debug!(%cluster, account = name, ?effect, "account");
+        } else {
+            tracing::info!(%cluster, account = name, ?effect, "account");
+        }
+        self.account_effect(cluster, name, snapshot, effect, now).await
+    }
+
+    async fn account_effect(
+        &self,
+        cluster: &LogicalCluster,
+        name: &str,
+        snapshot: AccountSnapshot,
+        effect: Effect,
+        now: Timestamp,
+    ) -> anyhow::Result<Flow> {
+        let AccountSnapshot { tenant: Some(tenant), row, object, .. } = snapshot else {
+            return Ok(Flow::Wait(Some(Duration::from_secs(1))));
+        };
+        match (effect, row, object) {
+            (effect @ (Effect::AddFinalizer | Effect::RemoveFinalizer), _, Some(object)) => {
+                self.set_finalizer(&self.client(cluster)?, &*object, effect == Effect::AddFinalizer).await?;
+                Ok(WRITTEN)
+            }
+            (Effect::Record, _, Some(object)) => {
+                self.ledger.upsert_account(tenant.id, name, &serde_json::to_value(&object.spec)?, now).await?;
+                self.wake_keys(cluster, name);
+                Ok(Flow::Again)
+            }
+            (Effect::Restore, Some(row), None) => {
+                let account = Account {
+                    metadata: ObjectMeta {
+                        name: Some(name.to_owned()),
+                        finalizers: Some(vec![LEDGER_FINALIZER.to_owned()]),
+                        ..ObjectMeta::default()
+                    },
+                    spec: serde_json::from_value::<AccountSpec>(row.spec)?,
+                    status: None,
+                };
+                match self.client(cluster)?.create(&account).await {
+                    Err(error) if error.class() == ErrorClass::AlreadyExists => {}
+                    result => drop(result?),
+                }
+                Ok(WRITTEN)
+            }
+            (Effect::Probe, Some(row), Some(object)) => {
+                self.roots.start(self, &tenant, &row, Task::Verify { spec: object.spec.clone() });
+                Ok(Flow::Wait(None))
+            }
+            (Effect::ProbeInUse, Some(row), _) => {
+                if let Some(spec) = row.current_key().and_then(|key| roots::root_of(&key.root)) {
+                    self.roots.start(self, &tenant, &row, Task::Verify { spec });
+                }
+                Ok(Flow::Wait(None))
+            }
+            (Effect::Provision { after }, Some(row), Some(object)) => {
+                let version = after.unwrap_or(0) + 1;
+                self.roots.start(self, &tenant, &row, Task::Provision { spec: object.spec.clone(), version });
+                Ok(Flow::Wait(None))
+            }
+            (Effect::Load { version }, Some(row), _) => Ok(self.load(&tenant, &row, version)),
+            (Effect::Refresh { version }, Some(row), _) => {
+                self.roots.start(self, &tenant, &row, Task::Refresh { version });
+                Ok(Flow::Wait(None))
+            }
+            (Effect::Rewrap { from, to }, Some(row), _) => {
+                let place = self.ledger.place(row.id).await?;
+                let at = std::time::Instant::now();
+                let sealer = |version| {
+                    let key = self.account_keys.get(row.id, version, at)?;
+                    Some(Arc::new(Sealer::new(place.clone(), version, &key)))
+                };
+                if let (Some(from), Some(to)) = (sealer(from), sealer(to)) {
+                    let batch = self.ledger.rewrap_batch(&from, &to, REWRAP_BATCH).await?;
+                    tracing::info!(%cluster, account = name, done = batch.done, failed = batch.failed, "re-wrapped");
+                    if batch.failed > 0 && batch.done == 0 {
+                        return Ok(Flow::Wait(Some(Duration::from_secs(60))));
+                    }
+                }
+                Ok(Flow::Again)
+            }
+            (Effect::Erase { version }, Some(row), _) => {
+                self.ledger.erase_account_key(row.id, version, now).await?;
+                Ok(Flow::Again)
+            }
+            (Effect::MarkLost { .. }, Some(row), _) => {
+                self.ledger.record_probe(row.id, false, now).await?;
+                Ok(Flow::Again)
+            }
+            (Effect::MarkFound, Some(row), _) => {
+                self.ledger.record_probe(row.id, true, now).await?;
+                self.wake_keys(cluster, name);
+                Ok(Flow::Again)
+            }
+            (Effect::Forget, Some(row), _) => {
+                self.account_keys.forget(row.id);
+                self.wake_keys(cluster, name);
+                Ok(Flow::Again)
+            }
+            (Effect::Delete, Some(row), _) => {
+                self.ledger.delete_account(row.id, now).await?;
+                Ok(Flow::Again)
+            }
+            _ => Ok(Flow::Wait(Some(Duration::from_secs(5)))),
+        }
+    }
+
+    /// Asks for an account key to be unwrapped. Ends the round: the subject comes back when it is.
+    pub fn load(&self, tenant: &TenantRow, row: &AccountRow, version: u32) -> Flow {
+        Flow::Wait(self.roots.start(self, tenant, row, Task::Load { version }))
+    }
+
+    /// Versions that only a root could open that refuses, as far as a message lists them.
+    async fn lost_versions(&self, cluster: &LogicalCluster, name: &str, row: &AccountRow) -> anyhow::Result<Vec<String>> {
+        let refused: Vec<u32> = row
+            .keys
+            .iter()
+            .filter(|key| key.state == AccountKeyState::Retiring && self.roots.is_refused(cluster, name, key.version))
+            .map(|key| key.version)
+            .collect();
+        let mut lost = Vec::new();
+        if refused.is_empty() {
+            return Ok(lost);
+        }
+        for key in self.ledger.keys(row.tenant).await?.into_iter().filter(|key| key.account == row.id) {
+            for version in self.ledger.history(key.id).await? {
+                if refused.contains(&version.account_key_version) && version.sealed.is_some() {
+                    lost.push(format!("{}/{} v{}", key.namespace, key.name, version.version));
+                }
+                if lost.len() >= 20 {
+                    return Ok(lost);
+                }
+            }
+        }
+        Ok(lost)
+    }
+}
+
+pub fn key_id(cluster: &LogicalCluster, key: &ServiceEncryptionKey) -> KeyId {
+    KeyId {
+        cluster: cluster.clone(),
+        namespace: key.metadata.namespace.clone().unwrap_or_default(),
+        name: key.metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+fn name_of(key: &ServiceEncryptionKey) -> String {
+    format!(
+        "{}/{}",
+        key.metadata.namespace.as_deref().unwrap_or_default(),
+        key.metadata.name.as_deref().unwrap_or_default()
+    )
+}

@@ -1,0 +1,354 @@
+//! Reconciling a service key.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kcp_client_rs::LogicalCluster;
+use openkcm_apis::{LEDGER_FINALIZER, ServiceEncryptionKey, ServiceEncryptionKeySpec, VersionState};
+use openkcm_keychain::{
+    KeychainError, NewKey,
+    rows::{AccountRow, ServiceKeyRow, VersionRow, VersionState as RowState},
+    seal::{Sealer, open_version},
+};
+use openkcm_logical::ErrorClass;
+use openkcm_orchestrator::{
+    Client, DeadReason, DeadVersion, Desired, Distribution, EvictReason, KeyId, KeyState, Usable, Version,
+};
+use openkcm_plan::{
+    Event,
+    key::{self, Edges, Effect, Eviction, HandedOut},
+};
+
+use super::{
+    account::AccountSnapshot,
+    provider::{Flow, Provider, WRITTEN, lock, settle, until},
+};
+
+struct KeySnapshot {
+    account: AccountSnapshot,
+    object: Option<Arc<ServiceEncryptionKey>>,
+    row: Option<ServiceKeyRow>,
+    versions: Vec<VersionRow>,
+    record: Option<key::Record>,
+}
+
+impl Provider {
+    pub async fn key(
+        &self,
+        cluster: &LogicalCluster,
+        namespace: &str,
+        name: &str,
+    ) -> anyhow::Result<Option<Duration>> {
+        let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
+        settle(|| self.key_step(&id)).await
+    }
+
+    async fn key_step(&self, id: &KeyId) -> anyhow::Result<Flow> {
+        let now = Timestamp::now();
+        let cluster = &id.cluster;
+        let workspace = self.workspace(cluster).await?;
+        let object = self.keys.get(cluster, Some(&id.namespace), &id.name);
+        let row = match &workspace.row {
+            Some(tenant) => self.ledger.key(tenant.id, &id.namespace, &id.name).await?,
+            None => None,
+        };
+        let account_name = match (&object, &row) {
+            (Some(object), _) => object.spec.account_ref.name.clone(),
+            (None, Some(row)) => row.account_name.clone(),
+            (None, None) => return Ok(Flow::Wait(None)),
+        };
+        let account = self.account_snapshot(&workspace, cluster, &account_name).await?;
+        let (account_view, loaded) = self.account_view(cluster, &account_name, &account, now);
+        let versions = match &row {
+            Some(row) => self.ledger.history(row.id).await?,
+            None => Vec::new(),
+        };
+        let record = row.as_ref().map(|row| record(row, &versions));
+        let distribution = self.orchestrator.distribution(id);
+        let tenant_name = workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
+        let snapshot = KeySnapshot { account, object, row, versions, record };
+        let plan = key::plan(&key::Input {
+            now,
+            settings: self.times.plan,
+            tenant: workspace.view,
+            tenant_name: &tenant_name,
+            object: snapshot.object.as_deref(),
+            account: account_view,
+            loaded: &loaded,
+            record: snapshot.record.clone(),
+            edges: self.edges(id, &distribution),
+            refused: lock(&self.refused).get(id).cloned(),
+        });
+        let owned = self.owns(cluster);
+        if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
+            let old = object.status.as_ref();
+            let conditions = old.map_or_else(Vec::new, |status| status.conditions.clone());
+            let old = old.map(serde_json::to_value).transpose()?;
+            let new = serde_json::to_value(&status)?;
+            if self.write_status(&self.client(cluster)?, object, old, new).await? {
+                self.note_transition(cluster, object, &conditions, &status.conditions);
+            }
+        }
+        let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
+        if !owned && !matches!(effect, Effect::Load { .. } | Effect::Serve { .. } | Effect::Evict(_)) {
+            return Ok(Flow::Wait(Some(Duration::from_secs(5))));
+        }
+        tracing::info!(%cluster, key = %format!("{}/{}", id.namespace, id.name), ?effect, "key");
+        let event = effect.event();
+        let flow = self.key_effect(id, &tenant_name, &snapshot, effect, now).await?;
+        if let (Some(event), Some(object), true) = (event, snapshot.object.as_deref(), owned) {
+            self.note(cluster, object, event);
+        }
+        Ok(flow)
+    }
+
+    fn edges(&self, id: &KeyId, distribution: &Distribution) -> Edges {
+        let handed_out = lock(&self.handed_out).get(id).copied();
+        Edges {
+            handed_out,
+            total: distribution.total,
+            current: distribution.current,
+            evicted: distribution.evicted,
+            all_evicted: distribution.is_evicted(),
+            eviction: distribution.describe_eviction(),
+            active_clients: u32::try_from(distribution.active_clients).unwrap_or(u32::MAX),
+        }
+    }
+
+    async fn key_effect(
+        &self,
+        id: &KeyId,
+        tenant_name: &str,
+        snapshot: &KeySnapshot,
+        effect: Effect,
+        now: Timestamp,
+    ) -> anyhow::Result<Flow> {
+        let cluster = &id.cluster;
+        let row = || snapshot.row.as_ref().context("the key is not in the ledger");
+        let object = || snapshot.object.as_deref().context("there is no such object");
+        match effect {
+            Effect::AddFinalizer | Effect::RemoveFinalizer => {
+                let present = effect == Effect::AddFinalizer;
+                self.set_finalizer(&self.client(cluster)?, object()?, present).await?;
+                Ok(WRITTEN)
+            }
+            Effect::Restore => self.restore_key(id, row()?).await,
+            Effect::Record { seen } => {
+                let row = row()?;
+                self.ledger.record_spec(row.id, &serde_json::to_value(&object()?.spec)?, None, now).await?;
+                if seen > row.seen_version.max(row.current_version) {
+                    self.ledger.record_seen_version(row.id, seen).await?;
+                }
+                Ok(Flow::Again)
+            }
+            Effect::Create { account_key } => {
+                let (Some(tenant), Some(account)) = (&snapshot.account.tenant, &snapshot.account.row) else {
+                    return Ok(Flow::Wait(Some(Duration::from_secs(1))));
+                };
+                let Some(sealer) = self.sealer(account, account_key).await? else { return Ok(Flow::Again) };
+                let object = object()?;
+                let new = NewKey {
+                    tenant: tenant.id,
+                    account: account.id,
+                    namespace: id.namespace.clone(),
+                    name: id.name.clone(),
+                    spec: serde_json::to_value(&object.spec)?,
+                    next_rotation: None,
+                    seen_version: seen_version(object),
+                };
+                match self.ledger.create_key(&new, &sealer, now).await {
+                    Err(error @ KeychainError::LedgerBehind { .. }) => {
+                        lock(&self.refused).insert(id.clone(), error.to_string());
+                    }
+                    result => drop(result?),
+                }
+                Ok(Flow::Again)
+            }
+            Effect::Rotate { after, account_key, request, .. } => {
+                let Some(account) = &snapshot.account.row else { return Ok(Flow::Again) };
+                let Some(sealer) = self.sealer(account, account_key).await? else { return Ok(Flow::Again) };
+                self.ledger.rotate(row()?.id, after, request.as_deref(), None, &sealer, now).await?;
+                self.counters.rotation();
+                Ok(Flow::Again)
+            }
+            Effect::Compromise { versions } => {
+                for version in versions {
+                    self.ledger.mark_compromised(row()?.id, version, now).await?;
+                }
+                Ok(Flow::Again)
+            }
+            Effect::Delete => {
+                self.ledger.schedule_deletion(row()?.id, now + self.times.deletion_window, now).await?;
+                Ok(Flow::Again)
+            }
+            Effect::Recover => {
+                self.ledger.undelete(row()?.id, now).await?;
+                Ok(Flow::Again)
+            }
+            Effect::Load { versions } => {
+                let (Some(tenant), Some(account)) = (&snapshot.account.tenant, &snapshot.account.row) else {
+                    return Ok(Flow::Wait(Some(Duration::from_secs(1))));
+                };
+                let mut wait = Flow::Wait(None);
+                for version in versions {
+                    if let after @ Flow::Wait(Some(_)) = self.load(tenant, account, version) {
+                        wait = after;
+                    }
+                }
+                Ok(wait)
+            }
+            Effect::Serve { fingerprint } => self.serve(id, tenant_name, snapshot, fingerprint).await,
+            Effect::Evict(why) => {
+                let reason = match why {
+                    Eviction::Disabled => EvictReason::Disabled,
+                    Eviction::RootLost => EvictReason::Unavailable,
+                    Eviction::TenantSuspended => EvictReason::Suspended,
+                    Eviction::Deleted => EvictReason::Deleted,
+                };
+                self.orchestrator.set(id.clone(), Desired::Evicted { reason });
+                lock(&self.handed_out).insert(id.clone(), HandedOut::Evict(why));
+                self.counters.eviction();
+                Ok(Flow::Again)
+            }
+        }
+    }
+
+    async fn restore_key(&self, id: &KeyId, row: &ServiceKeyRow) -> anyhow::Result<Flow> {
+        let mut object = ServiceEncryptionKey::new(
+            &id.name,
+            serde_json::from_value::<ServiceEncryptionKeySpec>(row.spec.clone()).context("read the recorded spec")?,
+        );
+        object.metadata = ObjectMeta {
+            name: Some(id.name.clone()),
+            namespace: Some(id.namespace.clone()),
+            finalizers: Some(vec![LEDGER_FINALIZER.to_owned()]),
+            ..ObjectMeta::default()
+        };
+        match self.client(&id.cluster)?.create(&object).await {
+            Ok(created) => {
+                let message = "The key is back with every version it had.".to_owned();
+                self.note(&id.cluster, &created, Event { warning: false, reason: "Recovered", message });
+                Ok(WRITTEN)
+            }
+            Err(error) if error.class() == ErrorClass::AlreadyExists => Ok(WRITTEN),
+            Err(error) if error.class() == ErrorClass::NotFound => {
+                // Its namespace is gone. The key stays in the ledger and comes back with a namespace of that name.
+                tracing::info!(cluster = %id.cluster, namespace = %id.namespace, key = %id.name, "no namespace to restore into");
+                Ok(Flow::Wait(Some(Duration::from_secs(60))))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn sealer(&self, account: &AccountRow, version: u32) -> anyhow::Result<Option<Sealer>> {
+        let Some(key) = self.account_keys.get(account.id, version, std::time::Instant::now()) else {
+            return Ok(None);
+        };
+        Ok(Some(Sealer::new(self.ledger.place(account.id).await?, version, &key)))
+    }
+
+    /// Opens every usable version and hands the key to the orchestrator.
+    async fn serve(
+        &self,
+        id: &KeyId,
+        tenant_name: &str,
+        snapshot: &KeySnapshot,
+        fingerprint: u64,
+    ) -> anyhow::Result<Flow> {
+        let (Some(row), Some(object), Some(account), Some(record)) =
+            (&snapshot.row, &snapshot.object, &snapshot.account.row, &snapshot.record)
+        else {
+            return Ok(Flow::Again);
+        };
+        let place = self.ledger.place(account.id).await?;
+        let mut account_keys = HashMap::new();
+        let mut versions = Vec::new();
+        for usable in key::usable(object, record) {
+            let Some(sealed) = snapshot.versions.iter().find(|row| row.version == usable.version) else { continue };
+            let number = sealed.account_key_version;
+            let account_key = match account_keys.get(&number) {
+                Some(key) => Arc::clone(key),
+                None => {
+                    let at = std::time::Instant::now();
+                    // Its time in memory ended since the plan was made: plan again.
+                    let Some(key) = self.account_keys.get(account.id, number, at) else { return Ok(Flow::Again) };
+                    account_keys.insert(number, Arc::clone(&key));
+                    key
+                }
+            };
+            let current = usable.version == record.current && usable.state == VersionState::Active;
+            versions.push(Version {
+                version: usable.version,
+                material: open_version(&place, sealed, &account_key)?,
+                usable: if current { Usable::Encrypt } else { Usable::Decrypt },
+            });
+        }
+        let dead = snapshot.versions.iter().filter_map(|version| {
+            let (reason, since) = match version.state {
+                RowState::Destroyed => (DeadReason::Destroyed, version.destroyed_at?),
+                RowState::Compromised if !object.spec.allow_compromised_decrypt => {
+                    (DeadReason::Compromised, version.created_at)
+                }
+                _ => return None,
+            };
+            Some(DeadVersion { version: version.version, reason, since: since.as_second() })
+        });
+        let clients = object.spec.clients.iter();
+        let state = KeyState {
+            tenant_name: tenant_name.to_owned(),
+            region: None,
+            key_uuid: row.id.0,
+            current: row.current_version,
+            versions,
+            dead_versions: dead.collect(),
+            clients: clients
+                .map(|client| Client { issuer: client.issuer.clone(), subject: client.subject.clone() })
+                .collect(),
+            fingerprint,
+        };
+        self.orchestrator.set(id.clone(), Desired::Serve(state));
+        lock(&self.handed_out).insert(id.clone(), HandedOut::Serve(fingerprint));
+        Ok(Flow::Again)
+    }
+}
+
+fn seen_version(object: &ServiceEncryptionKey) -> u32 {
+    let status = object.status.as_ref();
+    let text = status.and_then(|status| status.current_version.as_deref());
+    text.and_then(openkcm_apis::parse_version).unwrap_or(0)
+}
+
+fn record(row: &ServiceKeyRow, versions: &[VersionRow]) -> key::Record {
+    let mut versions: Vec<_> = versions
+        .iter()
+        .map(|version| key::Version {
+            version: version.version,
+            state: match version.state {
+                RowState::PreActive => VersionState::PreActive,
+                RowState::Active => VersionState::Active,
+                RowState::Deactivated => VersionState::Deactivated,
+                RowState::Compromised => VersionState::Compromised,
+                RowState::Destroyed => VersionState::Destroyed,
+            },
+            account_key_version: version.account_key_version,
+            created: version.created_at,
+            destroyed: version.destroyed_at,
+        })
+        .collect();
+    versions.sort_unstable_by_key(|version| std::cmp::Reverse(version.version));
+    key::Record {
+        id: *row.id.0.as_bytes(),
+        account: row.account_name.clone(),
+        spec: row.spec.clone(),
+        current: row.current_version,
+        last_rotation: row.last_rotation,
+        served_request: row.served_request.clone(),
+        delete_after: row.delete_after,
+        recovered_at: row.recovered_at,
+        behind: row.is_behind(),
+        seen: row.seen_version,
+        versions,
+    }
+}

@@ -1,0 +1,308 @@
+//! `openkcm-provider run`: everything wired together.
+
+mod account;
+mod http;
+mod key;
+mod metrics;
+mod provider;
+mod roots;
+mod subject;
+mod tenant;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use kcp_client_rs::apis::ApiBinding;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use openkcm_apis::{Account, ServiceEncryptionKey, Tenant};
+use openkcm_keychain::{AccountKeys, Ledger, Location};
+use openkcm_keystores::{Config as StoresConfig, KeyStores};
+use openkcm_logical::{
+    CancellationToken, Membership, MembershipOptions, Queue, Recorder, World, trim_metadata,
+};
+use openkcm_orchestrator::{Config as OrchestratorConfig, Orchestrator, SystemClock};
+use openkcm_plan::Settings;
+use tokio::task::JoinSet;
+
+use self::{
+    provider::{Provider, Times, lock},
+    roots::Roots,
+    subject::Subject,
+};
+use crate::cli::{LedgerArgs, RunArgs};
+
+/// How long an unwrapped account key stays in memory before the root key is asked again.
+const ACCOUNT_KEY_LIFETIME: Duration = Duration::from_secs(3_600);
+/// How often the ledger is asked whether somebody else (operator, other replica) changed something.
+const LEDGER_POLL: Duration = Duration::from_secs(1);
+/// How often what has reached its end is looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Edges wait no longer than this for keys that cannot be planned (a key store that does not answer).
+const FIRST_PLANS: Duration = Duration::from_secs(60);
+
+/// Where the ledger is.
+pub fn location(args: &LedgerArgs) -> Location {
+    match &args.database_url {
+        Some(url) => Location::Postgres(url.clone()),
+        None => Location::Directory(args.data_dir.clone()),
+    }
+}
+
+/// Runs until `shutdown` or until something vital ends.
+pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)
+        .with_context(|| format!("read the kubeconfig {}", args.kubeconfig.display()))?;
+    let workspace = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .context("use the kubeconfig")?;
+    let stores = match &args.key_stores {
+        Some(file) => StoresConfig::read(file).context("read --key-stores")?,
+        None => StoresConfig::default(),
+    };
+    let ledger = Ledger::open(&location(&args.ledger)).await.context("open the ledger")?;
+    let (orchestrator, orchestrating) = Orchestrator::start(
+        OrchestratorConfig {
+            address: args.orchestrator_address,
+            urls: args.orchestrator_url.clone().into_iter().collect(),
+            data_dir: args.ledger.data_dir.clone(),
+            lease: Duration::try_from(args.lease)?,
+        },
+        Arc::new(SystemClock::default()),
+    )
+    .await
+    .context("start the orchestrator")?;
+
+    let mut builder = World::builder(workspace.clone(), &args.export);
+    let bindings = builder.watch::<ApiBinding>(trim_metadata);
+    let tenants = builder.watch::<Tenant>(trim_metadata);
+    let accounts = builder.watch::<Account>(trim_metadata);
+    let keys = builder.watch::<ServiceEncryptionKey>(trim_metadata);
+    // The watches start with the driver, after the provider is there.
+    let late: Arc<OnceLock<Arc<Provider>>> = Arc::default();
+    let listener = Arc::clone(&late);
+    builder.on_change(move |change| {
+        if let openkcm_logical::What::Undecodable(why) = &change.what {
+            tracing::warn!(cluster = %change.cluster, kind = change.kind.name(), name = %change.name, %why,
+                "an object does not fit its schema and is left alone");
+        }
+        if let Some(provider) = listener.get() {
+            provider.on_change(&change);
+        }
+    });
+    let (world, watching) = builder.build().context("prepare the watches")?;
+    let (recorder, recording) = Recorder::new(world.clone(), "openkcm-provider");
+    let membership = match &args.ledger.database_url {
+        Some(_) => Some(Membership::new(&workspace, membership_options())?),
+        None => None,
+    };
+    let interval = args.probe_interval;
+    let provider = Arc::new(Provider {
+        world,
+        bindings,
+        tenants,
+        accounts,
+        keys,
+        queue: Queue::default(),
+        ledger,
+        account_keys: Arc::new(AccountKeys::new(ACCOUNT_KEY_LIFETIME)),
+        roots: Roots::new(Arc::new(KeyStores::from_config(stores)?), interval),
+        orchestrator,
+        recorder,
+        membership,
+        export: args.export.clone(),
+        times: Times {
+            plan: Settings { started: Timestamp::now(), root_loss_grace: args.root_loss_grace },
+            retention: args.retention,
+            deletion_window: args.deletion_window,
+        },
+        counters: metrics::Counters::default(),
+        absent: Mutex::default(),
+        handed_out: Mutex::default(),
+        unplanned: Mutex::default(),
+        refused: Mutex::default(),
+    });
+    if late.set(Arc::clone(&provider)).is_err() {
+        anyhow::bail!("the provider was made twice");
+    }
+
+    // Whoever ends first, in whatever way, ends the process: nothing here may be missing.
+    let mut vital = JoinSet::new();
+    let stop = || shutdown.clone();
+    vital.spawn(named("watches", { let stop = stop(); async move { Ok(watching.run(stop).await?) } }));
+    vital.spawn(named("events", { let stop = stop(); async move { Ok(recording.run(stop).await?) } }));
+    vital.spawn(named("orchestrator", until_stopped(stop(), async move { Ok(orchestrating.await?) })));
+    vital.spawn(named("health and metrics", http::serve(args.http_address, Arc::clone(&provider), stop())));
+    vital.spawn(named("edges", until_stopped(stop(), follow_edges(Arc::clone(&provider)))));
+    vital.spawn(named("ledger", until_stopped(stop(), follow_ledger(Arc::clone(&provider)))));
+    vital.spawn(named("sweep", until_stopped(stop(), sweep(Arc::clone(&provider)))));
+    if provider.membership.is_some() {
+        let (provider, stop) = (Arc::clone(&provider), stop());
+        vital.spawn(named("membership", async move {
+            if let Some(membership) = &provider.membership {
+                let all = Arc::clone(&provider);
+                membership.run(stop, move || wake_all_seen(&all)).await;
+            }
+            Ok(())
+        }));
+    }
+    vital.spawn(named("reconciles", {
+        let (provider, stop, workers) = (Arc::clone(&provider), stop(), args.workers);
+        async move {
+            first_round(&provider).await?;
+            let reconciler = Arc::clone(&provider);
+            provider
+                .queue
+                .run(workers, stop, move |subject| Arc::clone(&reconciler).reconcile(subject))
+                .await
+                .context("run the queue")
+        }
+    }));
+    vital.spawn(named("first plans", until_stopped(stop(), first_plans(Arc::clone(&provider)))));
+
+    let mut result = Ok(());
+    while let Some(ended) = vital.join_next().await {
+        let ended = ended.unwrap_or_else(|error| Err(anyhow::Error::new(error).context("a vital task panicked")));
+        if !shutdown.is_cancelled() {
+            match ended {
+                Ok(("first plans", ())) => continue,
+                Ok((name, ())) => result = Err(anyhow::anyhow!("{name} ended unexpectedly")),
+                Err(error) => result = Err(error),
+            }
+            shutdown.cancel();
+        } else if let (Err(error), true) = (ended, result.is_ok()) {
+            result = Err(error);
+        }
+    }
+    provider.roots.close().await;
+    provider.ledger.close().await;
+    result
+}
+
+async fn named(
+    name: &'static str,
+    task: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<(&'static str, ())> {
+    task.await.map(|()| (name, ())).with_context(|| format!("{name} failed"))
+}
+
+async fn until_stopped(
+    stop: CancellationToken,
+    task: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    stop.run_until_cancelled(task).await.unwrap_or(Ok(()))
+}
+
+fn membership_options() -> MembershipOptions {
+    MembershipOptions {
+        namespace: "openkcm-system".to_owned(),
+        group: "openkcm-provider".to_owned(),
+        replica: format!("replica-{}", uuid::Uuid::new_v4().simple()),
+        lease: Duration::from_secs(5),
+    }
+}
+
+/// Puts everything that the ledger knows into the queue. What only kcp knows comes with the watches.
+async fn first_round(provider: &Provider) -> anyhow::Result<()> {
+    let mut unplanned = HashSet::new();
+    for row in provider.ledger.tenants().await? {
+        if row.destroyed_at.is_some() {
+            continue;
+        }
+        provider.queue.add(Subject::Tenant(row.cluster.clone()));
+        for key in provider.ledger.keys(row.id).await? {
+            unplanned.insert(Subject::Key(row.cluster.clone(), key.namespace, key.name));
+        }
+        provider.wake_workspace(&row).await?;
+    }
+    *lock(&provider.unplanned) = unplanned;
+    Ok(())
+}
+
+/// Tells the orchestrator when every key has been planned once, so that it may let edges forget the others.
+async fn first_plans(provider: Arc<Provider>) -> anyhow::Result<()> {
+    let begun = tokio::time::Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tick.tick().await;
+        let planned = provider.world.synced() && lock(&provider.unplanned).is_empty() && provider.roots.is_idle();
+        if planned || begun.elapsed() > FIRST_PLANS {
+            provider.orchestrator.ready();
+            tracing::info!(after = ?begun.elapsed(), "every key was planned once; edges drop what is gone");
+            return Ok(());
+        }
+    }
+}
+
+/// Brings what edges acknowledge into the status of keys.
+async fn follow_edges(provider: Arc<Provider>) -> anyhow::Result<()> {
+    let mut changes = provider.orchestrator.changes();
+    loop {
+        let key = changes.next().await;
+        provider.queue.add_after(
+            Subject::Key(key.cluster, key.namespace, key.name),
+            // Acknowledgements of many edges come close together.
+            Duration::from_millis(20),
+        );
+    }
+}
+
+/// Notices what the operator's commands and other replicas change in the ledger.
+async fn follow_ledger(provider: Arc<Provider>) -> anyhow::Result<()> {
+    let mut token = provider.ledger.change_token().await?;
+    let mut tick = tokio::time::interval(LEDGER_POLL);
+    loop {
+        tick.tick().await;
+        match provider.ledger.changes_since(token).await {
+            Ok(changes) => {
+                token = changes.token;
+                let clusters = match changes.clusters {
+                    Some(clusters) => clusters,
+                    None => provider.ledger.tenants().await?.into_iter().map(|row| row.cluster).collect(),
+                };
+                for cluster in clusters {
+                    lock(&provider.refused).retain(|key, _| key.cluster != cluster);
+                    if let Some(row) = provider.ledger.tenant(&cluster).await? {
+                        provider.queue.add(Subject::Tenant(cluster));
+                        provider.wake_workspace(&row).await?;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the ledger does not say what changed"),
+        }
+    }
+}
+
+/// Destroys deleted keys whose window is over, and lets account keys out of memory in time.
+async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        provider.account_keys.expire(std::time::Instant::now());
+        match provider.ledger.destroy_due(1_000, Timestamp::now()).await {
+            Ok(destroyed) => {
+                for row in destroyed {
+                    tracing::warn!(namespace = %row.namespace, key = %row.name, id = %row.id, "window is over: the key is destroyed");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "deleted keys could not be destroyed and are tried again"),
+        }
+    }
+}
+
+fn wake_all_seen(provider: &Provider) {
+    for cluster in provider.bindings.clusters() {
+        provider.queue.add(Subject::Tenant(cluster.clone()));
+        for account in provider.accounts.list(&cluster) {
+            let name = account.metadata.name.clone().unwrap_or_default();
+            provider.queue.add(Subject::Account(cluster.clone(), name));
+        }
+        for key in provider.keys.list(&cluster) {
+            provider.queue.add(provider::key_subject(&cluster, &key));
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! What every reconcile shares, and how a round goes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use jiff::{SignedDuration, Timestamp};
+use kcp_client_rs::{LogicalCluster, apis::ApiBinding, logical_cluster::PATH_ANNOTATION};
+use kube::Resource;
+use openkcm_apis::{Account, Condition, ServiceEncryptionKey, Tenant, conditions};
+use openkcm_keychain::{AccountKeys, Ledger, rows::TenantRow};
+use openkcm_logical::{
+    Cache, Change, ErrorClass, EventType, Membership, Outcome, Preconditions, Presence, Queue, Recorder,
+    ScopedClient, World,
+};
+use openkcm_orchestrator::{KeyId, Orchestrator};
+use openkcm_plan::{Event, Settings, TenantView, key::HandedOut, tenant};
+use serde_json::{Value, json};
+
+use super::{metrics::Counters, roots::Roots, subject::Subject};
+
+/// A round that does not settle after so many effects is put back into the queue, so that others get a turn.
+const MAX_EFFECTS: usize = 64;
+
+/// What `run` was told about times.
+pub struct Times {
+    pub plan: Settings,
+    pub retention: SignedDuration,
+    pub deletion_window: SignedDuration,
+}
+
+/// Everything that the reconciles share.
+pub struct Provider {
+    pub world: World,
+    pub bindings: Cache<ApiBinding>,
+    pub tenants: Cache<Tenant>,
+    pub accounts: Cache<Account>,
+    pub keys: Cache<ServiceEncryptionKey>,
+    pub queue: Queue<Subject>,
+    pub ledger: Ledger,
+    pub account_keys: Arc<AccountKeys>,
+    pub roots: Roots,
+    pub orchestrator: Orchestrator,
+    pub recorder: Recorder,
+    pub membership: Option<Membership>,
+    pub export: String,
+    pub times: Times,
+    pub counters: Counters,
+    /// Since when a workspace that the ledger calls bound is visible without a binding.
+    pub absent: Mutex<HashMap<LogicalCluster, Timestamp>>,
+    /// What the orchestrator was last told of each key.
+    pub handed_out: Mutex<HashMap<KeyId, HandedOut>>,
+    /// Service keys that were not planned yet since the start.
+    pub unplanned: Mutex<HashSet<Subject>>,
+    /// Keys that the ledger refused to make, and why, until an operator changes something.
+    pub refused: Mutex<HashMap<KeyId, String>>,
+}
+
+/// How a step of a round ended.
+pub enum Flow {
+    /// Plan again.
+    Again,
+    /// Something goes on in the background and will put the subject into the queue; look again after this time at the latest.
+    Wait(Option<Duration>),
+}
+
+/// The object was written: its watch brings the subject back. The time is for an event that is lost.
+pub const WRITTEN: Flow = Flow::Wait(Some(Duration::from_secs(10)));
+
+/// A workspace as one round sees it.
+pub struct Workspace {
+    pub view: TenantView,
+    pub row: Option<TenantRow>,
+    pub bindings: Vec<tenant::Binding>,
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section here leaves its data whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Provider {
+    /// Reconciles one subject; called by the queue.
+    pub async fn reconcile(self: Arc<Self>, subject: Subject) -> Outcome {
+        let result = match &subject {
+            Subject::Tenant(cluster) => self.tenant(cluster).await,
+            Subject::Account(cluster, name) => self.account(cluster, name).await,
+            Subject::Key(cluster, namespace, name) => self.key(cluster, namespace, name).await,
+        };
+        self.counters.round(subject.kind(), result.is_ok());
+        match result {
+            Ok(next) => {
+                lock(&self.unplanned).remove(&subject);
+                next.map_or(Outcome::Done, Outcome::After)
+            }
+            Err(error) => {
+                // A conflict is the normal answer to a stale cache: the watch brings the newer object.
+                let conflict = error.downcast_ref::<openkcm_logical::ClientError>().is_some_and(|error| {
+                    matches!(error.class(), ErrorClass::Conflict | ErrorClass::NotFound)
+                });
+                if conflict {
+                    tracing::debug!(?subject, error = format!("{error:#}"), "the object has moved on");
+                } else {
+                    tracing::warn!(?subject, error = format!("{error:#}"), "reconcile failed and is tried again");
+                }
+                Outcome::Retry(error.into())
+            }
+        }
+    }
+
+    /// Puts everything that the change may concern into the queue.
+    pub fn on_change(&self, change: &Change) {
+        let cluster = change.cluster.clone();
+        let soon = Duration::from_millis(200);
+        if change.is::<ApiBinding>() || change.is::<Tenant>() {
+            self.queue.add(Subject::Tenant(cluster));
+        } else if change.is::<Account>() {
+            self.queue.add(Subject::Account(cluster.clone(), change.name.clone()));
+            self.queue.add_after(Subject::Tenant(cluster), soon);
+        } else if change.is::<ServiceEncryptionKey>() {
+            let namespace = change.namespace.clone().unwrap_or_default();
+            match self.keys.get(&cluster, Some(&namespace), &change.name) {
+                Some(key) => {
+                    let account = key.spec.account_ref.name.clone();
+                    self.queue.add_after(Subject::Account(cluster.clone(), account), soon);
+                }
+                None => {
+                    for account in self.accounts.list(&cluster) {
+                        let name = account.metadata.name.clone().unwrap_or_default();
+                        self.queue.add_after(Subject::Account(cluster.clone(), name), soon);
+                    }
+                }
+            }
+            self.queue.add(Subject::Key(cluster.clone(), namespace, change.name.clone()));
+            self.queue.add_after(Subject::Tenant(cluster), soon);
+        }
+    }
+
+    /// Puts every account and key of a workspace into the queue, those that only the ledger knows included.
+    pub async fn wake_workspace(&self, row: &TenantRow) -> anyhow::Result<()> {
+        let cluster = &row.cluster;
+        for account in self.ledger.accounts(row.id).await? {
+            self.queue.add(Subject::Account(cluster.clone(), account.name));
+        }
+        for key in self.ledger.keys(row.id).await? {
+            self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
+        }
+        for account in self.accounts.list(cluster) {
+            self.queue.add(Subject::Account(cluster.clone(), account.metadata.name.clone().unwrap_or_default()));
+        }
+        for key in self.keys.list(cluster) {
+            self.queue.add(key_subject(cluster, &key));
+        }
+        Ok(())
+    }
+
+    /// Puts every key under an account into the queue.
+    pub fn wake_keys(&self, cluster: &LogicalCluster, account: &str) {
+        for key in self.keys.list(cluster) {
+            if key.spec.account_ref.name == account {
+                self.queue.add(key_subject(cluster, &key));
+            }
+        }
+    }
+
+    /// Whether this replica writes for the workspace. Edges are served by every replica.
+    pub fn owns(&self, cluster: &LogicalCluster) -> bool {
+        self.membership.as_ref().is_none_or(|membership| membership.owns(cluster))
+    }
+
+    /// A client for the workspace.
+    pub fn client(&self, cluster: &LogicalCluster) -> anyhow::Result<ScopedClient> {
+        self.world.client(cluster).context("the workspace is not served by any endpoint just now")
+    }
+
+    /// How the workspace stands.
+    pub async fn workspace(&self, cluster: &LogicalCluster) -> anyhow::Result<Workspace> {
+        let row = self.ledger.tenant(cluster).await?;
+        let bindings = self.our_bindings(cluster);
+        let visible = self.is_visible(cluster);
+        let view = match &row {
+            _ if !visible => TenantView::Unknown,
+            _ if tenant::is_unbinding(&bindings) => TenantView::Unbinding,
+            None => TenantView::Unknown,
+            Some(row) if !tenant::is_bound(&bindings) => {
+                if row.unbound_at.is_some() { TenantView::Unbinding } else { TenantView::Unknown }
+            }
+            // Bound again, but not recorded yet: the tenant's own round comes first.
+            Some(row) if row.unbound_at.is_some() => TenantView::Unknown,
+            Some(row) if row.operator_suspended_at.is_some() => TenantView::Suspended,
+            Some(_) => TenantView::Active,
+        };
+        Ok(Workspace { view, row, bindings })
+    }
+
+    /// Whether what the caches say of the workspace is the present state.
+    pub fn is_visible(&self, cluster: &LogicalCluster) -> bool {
+        self.world.presence(cluster) != Presence::Unknown
+            && !self.bindings.is_stale(cluster)
+            && !self.tenants.is_stale(cluster)
+            && !self.accounts.is_stale(cluster)
+            && !self.keys.is_stale(cluster)
+    }
+
+    fn our_bindings(&self, cluster: &LogicalCluster) -> Vec<tenant::Binding> {
+        let ours = |binding: &Arc<ApiBinding>| {
+            binding.spec.reference.export.as_ref().is_some_and(|export| export.name == self.export)
+        };
+        self.bindings.list(cluster).iter().filter(|binding| ours(binding)).map(|binding| view_of(binding)).collect()
+    }
+
+    /// Writes the status if it says anything new. Answers whether it did.
+    pub async fn write_status<K>(
+        &self,
+        client: &ScopedClient,
+        object: &K,
+        old: Option<Value>,
+        new: Value,
+    ) -> anyhow::Result<bool>
+    where
+        K: openkcm_logical::Watched,
+    {
+        let mut patch = new.clone();
+        if let Some(old) = &old {
+            if same_but_for_times(old, &new) {
+                return Ok(false);
+            }
+            null_what_is_gone(old, &mut patch);
+        }
+        let meta = object.meta();
+        client
+            .patch_status::<K>(
+                meta.namespace.as_deref(),
+                meta.name.as_deref().unwrap_or_default(),
+                &patch,
+                Preconditions { uid: meta.uid.as_deref(), resource_version: None },
+            )
+            .await?;
+        self.counters.status_write();
+        Ok(true)
+    }
+
+    /// Adds or removes our finalizer.
+    pub async fn set_finalizer<K>(&self, client: &ScopedClient, object: &K, present: bool) -> anyhow::Result<()>
+    where
+        K: openkcm_logical::Watched,
+    {
+        let meta = object.meta();
+        let others = meta.finalizers.iter().flatten().filter(|name| *name != openkcm_apis::LEDGER_FINALIZER);
+        let mut finalizers: Vec<&str> = others.map(String::as_str).collect();
+        if present {
+            finalizers.push(openkcm_apis::LEDGER_FINALIZER);
+        }
+        let patch = json!({"metadata": {"finalizers": finalizers}});
+        // The whole list is written: it must still be the one that was read.
+        let only_if =
+            Preconditions { uid: meta.uid.as_deref(), resource_version: meta.resource_version.as_deref() };
+        let name = meta.name.as_deref().unwrap_or_default();
+        let result = client.patch_merge_if::<K>(meta.namespace.as_deref(), name, &patch, only_if).await;
+        match result {
+            Err(error) if !present && error.class() == ErrorClass::NotFound => Ok(()),
+            result => Ok(result.map(drop)?),
+        }
+    }
+
+    /// Notes something in the diary of an object.
+    pub fn note<K: Resource<DynamicType = ()>>(&self, cluster: &LogicalCluster, object: &K, event: Event) {
+        let kind = if event.warning { EventType::Warning } else { EventType::Normal };
+        self.recorder.note(cluster, object.object_ref(&()), kind, event.reason, event.message);
+    }
+
+    /// Notes when an object becomes ready or stops being so.
+    pub fn note_transition<K: Resource<DynamicType = ()>>(
+        &self,
+        cluster: &LogicalCluster,
+        object: &K,
+        old: &[Condition],
+        new: &[Condition],
+    ) {
+        let find = |list: &[Condition]| {
+            let ready = list.iter().find(|condition| condition.type_ == conditions::READY)?;
+            Some((ready.status.clone(), ready.reason.clone(), ready.message.clone()))
+        };
+        let Some((status, reason, message)) = find(new) else { return };
+        let was = find(old);
+        if was.as_ref().is_some_and(|(old_status, old_reason, _)| (old_status, old_reason) == (&status, &reason)) {
+            return;
+        }
+        let ready = status == "True";
+        let event = Event {
+            warning: !ready && was.is_some(),
+            reason: if ready { "Ready" } else { "NotReady" },
+            message: format!("{reason}: {message}"),
+        };
+        self.note(cluster, object, event);
+    }
+}
+
+/// Plans and acts until there is nothing left to do.
+pub async fn settle<S, F>(mut step: S) -> anyhow::Result<Option<Duration>>
+where
+    S: FnMut() -> F,
+    F: Future<Output = anyhow::Result<Flow>>,
+{
+    for _ in 0..MAX_EFFECTS {
+        if let Flow::Wait(next) = step().await? {
+            return Ok(next);
+        }
+    }
+    Ok(Some(Duration::ZERO))
+}
+
+/// From now until `at`, at least a little, so that a time that has just come is not waited for in a busy loop.
+pub fn until(now: Timestamp, at: Option<Timestamp>) -> Option<Duration> {
+    at.map(|at| {
+        Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(50))
+    })
+}
+
+pub fn key_subject(cluster: &LogicalCluster, key: &ServiceEncryptionKey) -> Subject {
+    let meta = &key.metadata;
+    Subject::Key(
+        cluster.clone(),
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    )
+}
+
+fn view_of(binding: &ApiBinding) -> tenant::Binding {
+    let accepted = |claim: &kcp_client_rs::apis::ApiBindingStatusExportPermissionClaim| {
+        let applied = binding.status.iter().flat_map(|status| &status.applied_permission_claims);
+        applied.into_iter().any(|applied| applied.resource == claim.resource && applied.group == claim.group)
+    };
+    let claims = binding.status.iter().flat_map(|status| &status.export_permission_claims);
+    tenant::Binding {
+        bound: binding.is_bound(),
+        deleting: binding.metadata.deletion_timestamp.is_some(),
+        path: binding.metadata.annotations.as_ref().and_then(|all| all.get(PATH_ANNOTATION)).cloned(),
+        unaccepted_claims: claims
+            .filter(|claim| !accepted(claim))
+            .map(|claim| match claim.group.as_deref() {
+                None | Some("") => claim.resource.clone(),
+                Some(group) => format!("{}.{group}", claim.resource),
+            })
+            .collect(),
+    }
+}
+
+/// Equal, or different only in a time that is written rarely on purpose.
+fn same_but_for_times(old: &Value, new: &Value) -> bool {
+    let plain = |value: &Value| {
+        let mut value = value.clone();
+        if let Some(root) = value.get_mut("rootKey").and_then(Value::as_object_mut) {
+            root.remove("lastVerified");
+        }
+        value
+    };
+    if plain(old) != plain(new) {
+        return false;
+    }
+    let verified = |value: &Value| -> Option<Timestamp> {
+        value.get("rootKey")?.get("lastVerified")?.as_str()?.parse().ok()
+    };
+    match (verified(old), verified(new)) {
+        (Some(old), Some(new)) => new.duration_since(old) < SignedDuration::from_hours(1),
+        (None, Some(_)) => false,
+        _ => true,
+    }
+}
+
+/// A merge patch only removes what it names: fields of `old` that `new` does not have become null in it.
+fn null_what_is_gone(old: &Value, new: &mut Value) {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return };
+    for (name, was) in old {
+        match new.get_mut(name) {
+            Some(is) => null_what_is_gone(was, is),
+            None => {
+                new.insert(name.clone(), Value::Null);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_names_what_is_gone() {
+        let old = json!({"a": 1, "deep": {"b": 2, "c": 3}, "list": [1, 2]});
+        let mut new = json!({"deep": {"c": 4}, "list": [1]});
+        null_what_is_gone(&old, &mut new);
+        assert_eq!(new, json!({"a": null, "deep": {"b": null, "c": 4}, "list": [1]}));
+    }
+
+    #[test]
+    fn a_fresh_probe_alone_is_no_reason_to_write() {
+        let at = |time: &str, phase: &str| json!({"phase": phase, "rootKey": {"lastVerified": time}});
+        let old = at("2026-01-01T00:00:00Z", "Ready");
+        assert!(same_but_for_times(&old, &at("2026-01-01T00:59:00Z", "Ready")));
+        assert!(!same_but_for_times(&old, &at("2026-01-01T01:00:00Z", "Ready")));
+        assert!(!same_but_for_times(&old, &at("2026-01-01T00:01:00Z", "Unavailable")));
+    }
+}

@@ -1,0 +1,422 @@
+//! Calls to root keys, in the background: a slow or dead key store holds up nobody but its own Accounts.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use kcp_client_rs::LogicalCluster;
+use openkcm_apis::AccountSpec;
+use openkcm_keychain::{
+    AccountKeyInput, AccountKeys, Ledger, SecretKey,
+    rows::{AccountId, AccountRow, Root, TenantRow},
+};
+use openkcm_keystores::{Binding, Error as StoreError, KeyStores, Reason, RootKey, verify};
+use openkcm_logical::Queue;
+use openkcm_plan::account::{Failure, FailureKind, Probe, Verified};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    provider::{Provider, lock},
+    subject::Subject,
+};
+
+/// Calls under way to all key stores; each store's endpoint has its own, smaller limit.
+const CONCURRENCY: usize = 256;
+/// First pause after a failure; doubles up to the probe interval.
+const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(2);
+
+/// What is asked of a root key.
+#[derive(Clone)]
+pub enum Task {
+    /// Describe, wrap and unwrap.
+    Verify { spec: AccountSpec },
+    /// Make an account key of this version and wrap it.
+    Provision { spec: AccountSpec, version: u32 },
+    /// Unwrap an account key into memory.
+    Load { version: u32 },
+    /// Wrap an account key again, by the newest version of the same root key.
+    Refresh { version: u32 },
+}
+
+/// What is remembered about the root keys of one Account. In memory only.
+#[derive(Default)]
+struct Memory {
+    probes: HashMap<String, Entry>,
+    loads: HashMap<u32, LoadFailure>,
+    running: Vec<String>,
+}
+
+struct Entry {
+    probe: Probe,
+    failing_since: Option<Timestamp>,
+    failures: u32,
+}
+
+struct LoadFailure {
+    retry_at: Instant,
+    failures: u32,
+    refused: bool,
+}
+
+/// The background calls and what they found.
+pub struct Roots {
+    stores: Arc<KeyStores>,
+    interval: SignedDuration,
+    memory: Arc<Mutex<HashMap<(LogicalCluster, String), Memory>>>,
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// What identifies a root: two specs with the same text mean the same root.
+pub fn root_id(spec: &AccountSpec) -> String {
+    serde_json::to_string(&(spec.provider_type, &spec.key_reference, &spec.access)).unwrap_or_default()
+}
+
+/// The Account spec by which a root of the past can be reached.
+pub fn root_of(root: &Root) -> Option<AccountSpec> {
+    serde_json::from_value(root.spec.clone()).ok()
+}
+
+impl Roots {
+    pub fn new(stores: Arc<KeyStores>, interval: SignedDuration) -> Self {
+        Self {
+            stores,
+            interval,
+            memory: Arc::default(),
+            permits: Arc::new(Semaphore::new(CONCURRENCY)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    pub fn stores(&self) -> &KeyStores {
+        &self.stores
+    }
+
+    /// What the last look at a root found.
+    pub fn probe(&self, cluster: &LogicalCluster, account: &str, root: &str) -> Probe {
+        let memory = lock(&self.memory);
+        let entry = memory.get(&(cluster.clone(), account.to_owned())).and_then(|memory| memory.probes.get(root));
+        entry.map_or(Probe::Never, |entry| entry.probe.clone())
+    }
+
+    /// Whether an account key could not be unwrapped because its root refuses.
+    pub fn is_refused(&self, cluster: &LogicalCluster, account: &str, version: u32) -> bool {
+        let memory = lock(&self.memory);
+        let memory = memory.get(&(cluster.clone(), account.to_owned()));
+        memory.and_then(|memory| memory.loads.get(&version)).is_some_and(|failure| failure.refused)
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Waits for what is under way; nothing new may be started any more.
+    pub async fn close(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Starts a task unless it is under way already. When it is done, the Account is in the queue again. Answers when
+    /// to ask again, if the task has failed too recently to be started now.
+    pub fn start(&self, provider: &Provider, tenant: &TenantRow, row: &AccountRow, task: Task) -> Option<Duration> {
+        let cluster = &tenant.cluster;
+        let slot = (cluster.clone(), row.name.clone());
+        let label = task.label();
+        {
+            let mut all = lock(&self.memory);
+            let memory = all.entry(slot.clone()).or_default();
+            if let Task::Load { version } = &task
+                && let Some(failure) = memory.loads.get(version)
+                && let Some(left) = failure.retry_at.checked_duration_since(Instant::now())
+            {
+                return Some(left);
+            }
+            if memory.running.contains(&label) {
+                return None;
+            }
+            memory.running.push(label.clone());
+            if let Task::Verify { spec } = &task {
+                let entry = memory.probes.entry(root_id(spec)).or_insert(Entry {
+                    probe: Probe::Never,
+                    failing_since: None,
+                    failures: 0,
+                });
+                entry.probe = Probe::Running;
+            }
+        }
+        let call = Call {
+            stores: Arc::clone(&self.stores),
+            ledger: provider.ledger.clone(),
+            account_keys: Arc::clone(&provider.account_keys),
+            cluster: cluster.clone(),
+            path: tenant.path.clone(),
+            row: row.clone(),
+        };
+        let (memory, permits, queue) = (Arc::clone(&self.memory), Arc::clone(&self.permits), provider.queue.clone());
+        let (interval, account) = (self.interval, row.id);
+        let keys_to_wake = matches!(task, Task::Load { .. } | Task::Provision { .. })
+            .then(|| key_subjects(provider, cluster, &row.name));
+        self.tasks.spawn(async move {
+            // Closed never: the semaphore lives as long as the tasks.
+            let _permit = permits.acquire().await;
+            let result = call.run(&task).await;
+            if let Err(error) = &result {
+                tracing::info!(cluster = %slot.0, account = %slot.1, task = %label.split(' ').next().unwrap_or_default(),
+                    error = %chain(error), "root key call failed");
+            }
+            let ok = result.is_ok();
+            remember(&memory, &slot, &label, &task, result, interval, account);
+            queue.add(Subject::Account(slot.0.clone(), slot.1));
+            if let (true, Some(keys)) = (ok, keys_to_wake) {
+                wake(&queue, keys);
+            }
+        });
+        None
+    }
+}
+
+fn key_subjects(provider: &Provider, cluster: &LogicalCluster, account: &str) -> Vec<Subject> {
+    let keys = provider.keys.list(cluster);
+    let keys = keys.iter().filter(|key| key.spec.account_ref.name == account);
+    keys.map(|key| super::provider::key_subject(cluster, key)).collect()
+}
+
+fn wake(queue: &Queue<Subject>, keys: Vec<Subject>) {
+    for key in keys {
+        queue.add(key);
+    }
+}
+
+impl Task {
+    fn label(&self) -> String {
+        match self {
+            Self::Verify { spec } => format!("verify {}", root_id(spec)),
+            Self::Provision { version, .. } => format!("provision {version}"),
+            Self::Load { version } => format!("load {version}"),
+            Self::Refresh { version } => format!("refresh {version}"),
+        }
+    }
+}
+
+/// What a call needs; owned, since it outlives the round that asked for it.
+struct Call {
+    stores: Arc<KeyStores>,
+    ledger: Ledger,
+    account_keys: Arc<AccountKeys>,
+    cluster: LogicalCluster,
+    path: String,
+    row: AccountRow,
+}
+
+/// Why a call failed: at the key store, or at the ledger.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("record the account key")]
+    Ledger(#[from] openkcm_keychain::KeychainError),
+    #[error("get memory for the account key")]
+    Secret(#[from] SecretError),
+    #[error("find account key v{0}: it is erased")]
+    Erased(u32),
+}
+
+type SecretError = openkcm_secret::SecretError;
+
+impl Call {
+    fn open(&self, spec: &AccountSpec) -> Result<Arc<dyn RootKey>, StoreError> {
+        self.stores.open(&self.cluster, &self.path, spec)
+    }
+
+    fn binding(&self) -> Binding {
+        Binding { logical_cluster: self.cluster.clone(), account: self.row.id.to_string() }
+    }
+
+    async fn run(&self, task: &Task) -> Result<Option<Verified>, CallError> {
+        match task {
+            Task::Verify { spec } => {
+                let verified = verify(&*self.open(spec)?, &self.binding()).await?;
+                Ok(Some(Verified {
+                    reference: verified.reference,
+                    version: verified.version,
+                    algorithm: verified.algorithm,
+                    at: verified.at,
+                }))
+            }
+            Task::Provision { spec, version } => {
+                let key = SecretKey::random()?;
+                self.wrap(spec, *version, &key, None).await?;
+                self.account_keys.insert(self.row.id, *version, key, Instant::now());
+                Ok(None)
+            }
+            Task::Load { version } => {
+                let key = self.unwrap(*version).await?;
+                self.account_keys.insert(self.row.id, *version, key, Instant::now());
+                Ok(None)
+            }
+            Task::Refresh { version } => {
+                let row = self.row.keys.iter().find(|key| key.version == *version);
+                let row = row.ok_or(CallError::Erased(*version))?;
+                let (spec, old) = (root_of(&row.root), row.wrapped.as_deref());
+                let (Some(spec), Some(old)) = (spec, old) else { return Err(CallError::Erased(*version)) };
+                let key = self.unwrap(*version).await?;
+                self.wrap(&spec, *version, &key, Some(old)).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Wraps an account key and records it: as a new version, or in the place of `old`.
+    async fn wrap(&self, spec: &AccountSpec, version: u32, key: &SecretKey, old: Option<&[u8]>) -> Result<(), CallError> {
+        let wrapped = self.open(spec)?.wrap(key, &self.binding()).await?;
+        let input = AccountKeyInput {
+            version,
+            wrapped: wrapped.bytes,
+            root: Root {
+                provider_type: spec.provider_type.as_str().to_owned(),
+                reference: wrapped.reference,
+                version: wrapped.version,
+                spec: serde_json::to_value(spec).unwrap_or_default(),
+            },
+        };
+        let now = Timestamp::now();
+        match old {
+            None => self.ledger.install_account_key(self.row.id, &input, now).await?,
+            Some(old) => self.ledger.replace_wrapping(self.row.id, &input, old, now).await?,
+        };
+        Ok(())
+    }
+
+    async fn unwrap(&self, version: u32) -> Result<SecretKey, CallError> {
+        let row = self.row.keys.iter().find(|key| key.version == version).ok_or(CallError::Erased(version))?;
+        let (spec, wrapped) = (root_of(&row.root), row.wrapped.as_deref());
+        let (Some(spec), Some(wrapped)) = (spec, wrapped) else { return Err(CallError::Erased(version)) };
+        Ok(self.open(&spec)?.unwrap(wrapped, &self.binding()).await?)
+    }
+}
+
+/// Files away what a task found.
+fn remember(
+    memory: &Mutex<HashMap<(LogicalCluster, String), Memory>>,
+    slot: &(LogicalCluster, String),
+    label: &str,
+    task: &Task,
+    result: Result<Option<Verified>, CallError>,
+    interval: SignedDuration,
+    account: AccountId,
+) {
+    let now = Timestamp::now();
+    let mut all = lock(memory);
+    let memory = all.entry(slot.clone()).or_default();
+    memory.running.retain(|running| running != label);
+    match (task, result) {
+        (Task::Verify { spec }, result) => {
+            let id = root_id(spec);
+            // Roots that are no longer named or used are forgotten with the next one that is.
+            if memory.probes.len() > 4 {
+                memory.probes.retain(|other, _| *other == id);
+            }
+            let old = memory.probes.remove(&id);
+            memory.probes.insert(id, entry_after(old, result, interval, now, account));
+        }
+        (Task::Load { version }, Ok(_)) => {
+            memory.loads.remove(version);
+        }
+        (Task::Load { version }, Err(error)) => {
+            let failures = memory.loads.get(version).map_or(0, |failure| failure.failures) + 1;
+            let pause = backoff(failures, interval);
+            let refused = matches!(&error, CallError::Store(error) if error.reason.is_root_loss() || error.reason == Reason::Misconfigured)
+                || matches!(error, CallError::Erased(_));
+            let retry_at = Instant::now() + Duration::try_from(pause).unwrap_or_default();
+            memory.loads.insert(*version, LoadFailure { retry_at, failures, refused });
+        }
+        (Task::Provision { spec, .. }, Err(error)) => {
+            // The root that verified does not wrap after all: say so, and look again soon.
+            let id = root_id(spec);
+            let old = memory.probes.remove(&id);
+            memory.probes.insert(id, entry_after(old, Err(error), interval, now, account));
+        }
+        // A refresh is planned again with the next probe.
+        (Task::Provision { .. } | Task::Refresh { .. }, _) => {}
+    }
+}
+
+fn entry_after(
+    old: Option<Entry>,
+    result: Result<Option<Verified>, CallError>,
+    interval: SignedDuration,
+    now: Timestamp,
+    account: AccountId,
+) -> Entry {
+    let (since, failures) = old.map_or((None, 0), |old| (old.failing_since, old.failures));
+    match result {
+        Ok(verified) => Entry {
+            probe: verified.map_or(Probe::Never, |verified| Probe::Done {
+                outcome: Ok(verified),
+                next: now + jittered(interval, account, now),
+            }),
+            failing_since: None,
+            failures: 0,
+        },
+        Err(error) => {
+            let since = since.unwrap_or(now);
+            let failures = failures + 1;
+            let (failure, retry_after) = failure(error, since);
+            let pause = backoff(failures, interval).max(retry_after);
+            Entry {
+                probe: Probe::Done { outcome: Err(failure), next: now + pause },
+                failing_since: Some(since),
+                failures,
+            }
+        }
+    }
+}
+
+fn failure(error: CallError, since: Timestamp) -> (Failure, SignedDuration) {
+    match error {
+        CallError::Store(error) => {
+            let kind = match error.reason {
+                Reason::Throttled => FailureKind::Throttled,
+                Reason::Unreachable | Reason::Timeout => FailureKind::Unreachable,
+                _ => FailureKind::Refused,
+            };
+            let retry_after = error.retry_after.and_then(|after| SignedDuration::try_from(after).ok()).unwrap_or_default();
+            (Failure { reason: error.reason.as_str(), message: error.message, kind, since }, retry_after)
+        }
+        other => {
+            let message = "OpenKCM could not record the account key; it is tried again. If this stays, ask its operator.".to_owned();
+            tracing::error!(error = %chain(&other), "account key");
+            (Failure { reason: "LedgerUnavailable", message, kind: FailureKind::Throttled, since }, SignedDuration::ZERO)
+        }
+    }
+}
+
+fn backoff(failures: u32, limit: SignedDuration) -> SignedDuration {
+    let doubled = FIRST_RETRY.checked_mul(1 << failures.saturating_sub(1).min(10)).unwrap_or(limit);
+    doubled.min(limit)
+}
+
+/// Between 0.9 and 1.1 of the interval, different for each Account and each time.
+fn jittered(interval: SignedDuration, account: AccountId, now: Timestamp) -> SignedDuration {
+    let mixed = (account.0.as_u128() as u64) ^ (now.as_nanosecond() as u64).rotate_left(17);
+    let share = i64::try_from(mixed % 201).unwrap_or(100);
+    let millis = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX / 2_000);
+    SignedDuration::from_millis(millis / 1_000 * (900 + share))
+}
+
+/// An error with all its sources, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
