@@ -20,7 +20,7 @@ use crate::orchestrator::{
 /// The protocol spoken here.
 pub const PROTOCOL: u32 = 1;
 /// No orchestrator can give a longer lease.
-pub const MAX_LEASE: Duration = Duration::from_secs(60);
+pub const MAX_LEASE: Duration = Duration::from_mins(1);
 const HELD_PER_MESSAGE: usize = 1024;
 const OPEN_RENEWALS: usize = 32;
 

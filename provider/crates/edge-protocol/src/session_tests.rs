@@ -1,5 +1,5 @@
 //! The edge's end of the stream, order by order. Whole histories are in the orchestrator's simulation.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::unnecessary_wraps)]
 
 use std::{cell::RefCell, time::Duration};
 

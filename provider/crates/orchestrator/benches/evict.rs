@@ -99,7 +99,9 @@ async fn raw(edges: usize, rounds: usize) -> Times {
     let mut times = Times::new();
     for _ in 0..rounds {
         let start = Instant::now();
-        pushes.iter().for_each(|push| push.send(()).unwrap());
+        for push in &pushes {
+            push.send(()).unwrap();
+        }
         for _ in 0..edges {
             answers.recv().await.unwrap();
         }
@@ -132,7 +134,7 @@ impl Fleet {
         let mut connected = Vec::new();
         for index in 0..edges {
             let request =
-                TokenRequest { name: None, region: None, tenants: Tenants::All, ttl: Duration::from_secs(600) };
+                TokenRequest { name: None, region: None, tenants: Tenants::All, ttl: Duration::from_mins(10) };
             let token = create_join_token(&data.join("provider"), &request).unwrap();
             let store = Arc::new(KeyStore::new());
             let config = AgentConfig {

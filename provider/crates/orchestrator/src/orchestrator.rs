@@ -25,7 +25,7 @@ use crate::{
 };
 
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
-const LONGEST_LEASE: Duration = Duration::from_secs(60);
+const LONGEST_LEASE: Duration = Duration::from_mins(1);
 const TICK: Duration = Duration::from_millis(100);
 const LEASE_FILE: &str = "lease-ms";
 const EPOCH_FILE: &str = "epoch";
@@ -233,7 +233,7 @@ fn beginning(
     let longest = earlier_lease.max(lease).as_millis();
     let recorded = enrolment::records(files)?;
     files.write(LEASE_FILE, if recorded.is_empty() { lease.as_millis() } else { longest }.to_string().as_bytes())?;
-    let since = unix(clock.wall()) - 2 * LONGEST_LEASE.as_secs() as i64;
+    let since = unix(clock.wall()) - i64::try_from(2 * LONGEST_LEASE.as_secs()).unwrap_or(i64::MAX);
     let absent = recorded.iter().filter(|edge| edge.certificate_ends > since).map(|edge| edge.id).collect();
     Ok(Start {
         now: clock.monotonic(),

@@ -1,6 +1,9 @@
 //! What callers say about keys and hear about edges.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 use kcp_client_rs::LogicalCluster;
 use openkcm_secret::SecretKey;
@@ -161,10 +164,10 @@ impl Distribution {
         let mut text = format!("evicted on {}/{}", self.evicted, self.total);
         if let Some(longest) = longest {
             let (count, noun) = (self.pending.len(), if self.pending.len() == 1 { "lease ends" } else { "leases end" });
-            text.push_str(&format!(", {count} {noun} in {:.1} s", longest.as_secs_f64()));
+            let _ = write!(text, ", {count} {noun} in {:.1} s", longest.as_secs_f64());
         }
         if let Some(settling) = self.settling {
-            text.push_str(&format!(", leases of before the restart end in {:.1} s", settling.as_secs_f64()));
+            let _ = write!(text, ", leases of before the restart end in {:.1} s", settling.as_secs_f64());
         }
         text
     }

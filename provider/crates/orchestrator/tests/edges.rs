@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use common::{Edge, Provider, any, config, eventually, key, serve, serve_as};
 use openkcm_edge::agent::AgentError;
 use openkcm_orchestrator::{Desired, EvictReason, Tenants, TokenRequest, list_edges, revoke_edge};
@@ -78,12 +79,12 @@ async fn a_join_token_works_once_in_time_for_its_name_and_only_if_real() {
         error
     };
 
-    let named = provider.token(&TokenRequest { name: Some("edge-1".into()), ..any() });
-    assert!(matches!(refused(&named, "edge-2").await, AgentError::TokenRefused));
+    let bound = provider.token(&TokenRequest { name: Some("edge-1".into()), ..any() });
+    assert!(matches!(refused(&bound, "edge-2").await, AgentError::TokenRefused));
     let home = tempfile::tempdir().unwrap();
-    let mut edge = Edge::start(&provider, home.path(), "edge-1", Some(&named));
+    let mut edge = Edge::start(&provider, home.path(), "edge-1", Some(&bound));
     edge.connected().await; // A refusal has not spent it.
-    assert!(matches!(refused(&named, "edge-1").await, AgentError::TokenRefused));
+    assert!(matches!(refused(&bound, "edge-1").await, AgentError::TokenRefused));
 
     let expired = provider.token(&TokenRequest { ttl: Duration::ZERO, ..any() });
     assert!(matches!(refused(&expired, "edge-2").await, AgentError::TokenRefused));
@@ -291,6 +292,5 @@ fn the_authority_s_key_and_the_tokens_are_for_nobody_else_to_read() {
     let parsed: openkcm_edge_protocol::JoinToken = token.parse().unwrap();
     let file = data.path().join("orchestrator/tokens").join(uuid::Uuid::from_bytes(parsed.id).to_string());
     let text = std::fs::read_to_string(file).unwrap();
-    use base64::Engine as _;
     assert!(!text.contains(&base64::prelude::BASE64_STANDARD.encode(parsed.secret)), "only a hash is kept");
 }

@@ -96,6 +96,7 @@ enum Sent {
     Confirm,
 }
 
+#[allow(clippy::struct_excessive_bools)] // The steps of a beginning, each taken once.
 struct Stream {
     number: u64,
     greeted: bool,
@@ -325,7 +326,7 @@ impl Core {
     // ---- what people and callers hear ----
 
     pub(crate) fn distribution(&self, now: Duration, key: &KeyId) -> Distribution {
-        let settling = (!self.absent.is_empty() && now < self.settled_at).then(|| self.settled_at - now);
+        let settling = (!self.absent.is_empty() && now < self.settled_at).then(|| self.settled_at.saturating_sub(now));
         let mut distribution = Distribution { settling, ..Distribution::default() };
         let slot_id = self.index.get(key).copied();
         let slot = slot_id.and_then(|slot_id| self.slots.get(&slot_id));
@@ -344,7 +345,7 @@ impl Core {
                 let current = holding.is_some_and(|holding| holding.acked == slot.revision);
                 distribution.current += u32::from(current && edge.lease_end > now);
             } else if until > now {
-                let lease_ends_in = until - now;
+                let lease_ends_in = until.saturating_sub(now);
                 distribution.pending.push(PendingEdge { edge: edge.identity.name.clone(), lease_ends_in });
             }
             distribution.evicted += u32::from(until <= now);
@@ -359,7 +360,7 @@ impl Core {
             region: edge.identity.region.clone(),
             tenants: edge.identity.tenants.clone(),
             connected: edge.stream.is_some(),
-            lease_ends_in: (edge.lease_end > now).then(|| edge.lease_end - now),
+            lease_ends_in: (edge.lease_end > now).then(|| edge.lease_end.saturating_sub(now)),
             keys: edge.holdings.values().filter(|holding| edge.usable_until(holding) > now).count() as u64,
         };
         let mut edges: Vec<EdgeInfo> = self.edges.values().map(info).collect();

@@ -11,7 +11,7 @@
 //!
 //! `OPENKCM_SIMULATIONS=100000 cargo test --release -p openkcm-orchestrator --lib simulation` runs more of them;
 //! `OPENKCM_SIMULATION_SEED=n` runs the one that failed.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
 
 use std::{
     cell::RefCell,

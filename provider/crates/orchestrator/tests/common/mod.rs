@@ -59,7 +59,7 @@ impl Provider {
 }
 
 pub fn any() -> TokenRequest {
-    TokenRequest { name: None, region: None, tenants: Tenants::All, ttl: Duration::from_secs(60) }
+    TokenRequest { name: None, region: None, tenants: Tenants::All, ttl: Duration::from_mins(1) }
 }
 
 pub struct Edge {
