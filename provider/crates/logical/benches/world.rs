@@ -8,6 +8,7 @@
 mod synthetic;
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -17,6 +18,7 @@ use std::{
 };
 
 use kcp_client_rs::{LogicalCluster, apis::ApiBinding};
+use kube::ResourceExt;
 use openkcm_apis::{Account, ServiceEncryptionKey, Tenant};
 use openkcm_logical::{CancellationToken, Laned, Outcome, Queue, World, trim_metadata};
 
@@ -26,7 +28,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     match arguments.first().map(String::as_str) {
         Some("serve") => synthetic::serve(),
-        Some("measure") => runtime().block_on(measure(arguments[1].parse().unwrap())),
+        Some("measure") => {
+            runtime().block_on(measure(arguments[1].parse().unwrap(), arguments[2] == "compact"))
+        }
         _ => table(&arguments),
     }
 }
@@ -36,14 +40,26 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn table(sizes: &[String]) {
-    let sizes = if sizes.is_empty() { vec!["1000".into(), "10000".into(), "100000".into()] } else { sizes.to_vec() };
+    let sizes =
+        if sizes.is_empty() { vec!["1000".into(), "10000".into(), "100000".into()] } else { sizes.to_vec() };
     println!(
-        "{:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>11}",
-        "workspaces", "objects", "cold s", "RSS MiB", "B/object", "relist s", "peak MiB", "events/s", "read-all/s"
+        "{:>8} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>11}",
+        "stored",
+        "workspaces",
+        "objects",
+        "cold s",
+        "RSS MiB",
+        "B/object",
+        "relist s",
+        "peak MiB",
+        "events/s",
+        "read-all/s"
     );
     for size in sizes {
         let me = std::env::current_exe().unwrap();
-        assert!(Command::new(me).args(["measure", &size]).status().unwrap().success());
+        for stored in ["typed", "compact"] {
+            assert!(Command::new(&me).args(["measure", &size, stored]).status().unwrap().success());
+        }
     }
     runtime().block_on(queue());
 }
@@ -57,21 +73,82 @@ impl Drop for Server {
     }
 }
 
-async fn measure(workspaces: u64) {
+/// What a controller needs between two reconciles, of any kind: what was asked for, and whether what was last said
+/// about it still stands.
+struct Compact<S> {
+    _uid: [u8; 16],
+    _version: u64,
+    _generation: u32,
+    _deleting: bool,
+    /// Of `.status`: equal if and only if nobody touched it.
+    _status: u64,
+    _spec: S,
+}
+
+impl<S> Compact<S> {
+    fn of<K: ResourceExt + serde::Serialize>(object: &K, spec: S) -> Self {
+        let hex = |c: u8| char::from(c).to_digit(16).unwrap_or(0) as u8;
+        let uid = object.uid().unwrap_or_default();
+        let digits: Vec<u8> = uid.bytes().filter(u8::is_ascii_hexdigit).map(hex).collect();
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(digits.chunks(2)).for_each(|(byte, pair)| *byte = pair[0] << 4 | pair[1]);
+        let status =
+            serde_json::to_value(object).map(|object| object["status"].to_string()).unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        status.hash(&mut hasher);
+        Self {
+            _uid: bytes,
+            _version: object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0),
+            _generation: object.meta().generation.unwrap_or(0) as u32,
+            _deleting: object.meta().deletion_timestamp.is_some(),
+            _status: hasher.finish(),
+            _spec: spec,
+        }
+    }
+}
+
+async fn measure(workspaces: u64, compact: bool) {
     let me = std::env::current_exe().unwrap();
     let mut server = Server(Command::new(me).arg("serve").stdout(Stdio::piped()).spawn().unwrap());
     let mut port = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.0.stdout.take().unwrap()), &mut port).unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.0.stdout.take().unwrap()), &mut port)
+        .unwrap();
     let port = port.trim();
     // The number of workspaces travels in the path, so that the server keeps no state.
     let config = kube::Config::new(format!("http://127.0.0.1:{port}/{workspaces}").parse().unwrap());
     let before = memory("VmRSS");
 
     let mut builder = World::builder(config, "openkcm.io");
-    builder.watch::<ApiBinding>(trim_metadata);
-    builder.watch::<Tenant>(trim_metadata);
-    builder.watch::<Account>(trim_metadata);
-    let keys = builder.watch::<ServiceEncryptionKey>(trim_metadata);
+    let read_all: Box<dyn Fn() -> usize> = if compact {
+        builder.watch_as(|binding: ApiBinding| {
+            let path: Option<Box<str>> =
+                binding.annotations().get("kcp.io/path").map(|path| path.as_str().into());
+            Compact::of(&binding, (binding.is_bound(), path.unwrap_or_default()))
+        });
+        builder.watch_as(|tenant: Tenant| Compact::of(&tenant, ()));
+        builder.watch_as(|account: Account| {
+            let Account { spec, .. } = &account;
+            let access = spec.access.clone().map(Box::new);
+            Compact::of(&account, (spec.provider_type, Box::from(spec.key_reference.as_str()), access))
+        });
+        let keys = builder.watch_as(|key: ServiceEncryptionKey| {
+            let spec = &key.spec;
+            let schedule: Box<str> = spec.rotation_schedule.as_str().into();
+            let request: Option<Box<str>> = spec.rotation_request.as_deref().map(Into::into);
+            let account: Box<str> = spec.account_ref.name.as_str().into();
+            Compact::of(
+                &key,
+                (account, schedule, request, spec.state, spec.clients.clone().into_boxed_slice()),
+            )
+        });
+        Box::new(move || keys.clusters().iter().map(|cluster| keys.list(cluster).len()).sum())
+    } else {
+        builder.watch::<ApiBinding>(trim_metadata);
+        builder.watch::<Tenant>(trim_metadata);
+        builder.watch::<Account>(trim_metadata);
+        let keys = builder.watch::<ServiceEncryptionKey>(trim_metadata);
+        Box::new(move || keys.clusters().iter().map(|cluster| keys.list(cluster).len()).sum())
+    };
     let heard = Arc::new(AtomicU64::new(0));
     let count = heard.clone();
     builder.on_change(move |_| {
@@ -109,12 +186,11 @@ async fn measure(workspaces: u64) {
     let peak = memory("VmHWM");
 
     let begun = Instant::now();
-    let clusters = keys.clusters();
-    let read: usize = clusters.iter().map(|cluster| keys.list(cluster).len()).sum();
-    let reads = read as f64 / begun.elapsed().as_secs_f64();
+    let reads = read_all() as f64 / begun.elapsed().as_secs_f64();
 
     println!(
-        "{workspaces:>10} {objects:>9} {:>9.2} {:>9.1} {:>9} {:>9.2} {:>10.1} {events:>10.0} {reads:>11.0}",
+        "{:>8} {workspaces:>10} {objects:>9} {:>9.2} {:>9.1} {:>9} {:>9.2} {:>10.1} {events:>10.0} {reads:>11.0}",
+        if compact { "compact" } else { "typed" },
         cold.as_secs_f64(),
         mib(rss),
         rss / objects,

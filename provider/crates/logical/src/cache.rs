@@ -5,24 +5,25 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use kcp_client_rs::LogicalCluster;
 
 use crate::{
-    Kind, State, Watched,
+    Kind, State,
     endpoint::Roster,
     store::{Body, Key, Store},
 };
 
-/// Typed, trimmed objects of one kind, by logical cluster, then (namespace, name). Cheap to clone.
+/// Typed, trimmed objects of one kind (or what [`crate::Builder::watch_as`] made of them), by logical cluster, then (namespace, name). Cheap to clone.
 ///
 /// It answers at all times, from memory. [`Cache::is_stale`] says whether the answer may be old.
-pub struct Cache<K>(Arc<Inner<K>>);
+pub struct Cache<V>(Arc<Inner<V>>);
 
-struct Inner<K> {
-    store: RwLock<Store<Arc<K>>>,
+struct Inner<V> {
+    store: RwLock<Store<Arc<V>>>,
+    kind: Kind,
     /// Position of the kind among the watched kinds.
     index: usize,
     roster: Arc<Roster>,
 }
 
-impl<K> Clone for Cache<K> {
+impl<V> Clone for Cache<V> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
@@ -30,27 +31,27 @@ impl<K> Clone for Cache<K> {
 
 /// The answer to [`Cache::look`].
 #[derive(Debug)]
-pub enum Lookup<K> {
+pub enum Lookup<V> {
     /// The object.
-    Found(Arc<K>),
+    Found(Arc<V>),
     /// It exists, but does not fit its type: why. Do not treat it as deleted.
     Undecodable(Arc<str>),
     /// The cache has never seen it, or it is gone.
     Absent,
 }
 
-impl<K: Watched> Cache<K> {
-    pub(crate) fn new(index: usize, roster: Arc<Roster>) -> Self {
-        Self(Arc::new(Inner { store: RwLock::default(), index, roster }))
+impl<V: Send + Sync + 'static> Cache<V> {
+    pub(crate) fn new(kind: Kind, index: usize, roster: Arc<Roster>) -> Self {
+        Self(Arc::new(Inner { store: RwLock::default(), kind, index, roster }))
     }
 
     // A panic while the lock is held ends the driver (its task is joined), and with it the process; until then
     // readers may as well see the last state.
-    fn read(&self) -> RwLockReadGuard<'_, Store<Arc<K>>> {
+    fn read(&self) -> RwLockReadGuard<'_, Store<Arc<V>>> {
         self.0.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Store<Arc<K>>> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Store<Arc<V>>> {
         self.0.store.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,7 +61,7 @@ impl<K: Watched> Cache<K> {
 
     /// One object, if the cache has it in readable form. Where "exists but cannot be read" matters, use
     /// [`Cache::look`].
-    pub fn get(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
+    pub fn get(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Option<Arc<V>> {
         match self.look(cluster, namespace, name) {
             Lookup::Found(object) => Some(object),
             Lookup::Undecodable(_) | Lookup::Absent => None,
@@ -68,7 +69,7 @@ impl<K: Watched> Cache<K> {
     }
 
     /// One object, and whether an absence is an absence.
-    pub fn look(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Lookup<K> {
+    pub fn look(&self, cluster: &LogicalCluster, namespace: Option<&str>, name: &str) -> Lookup<V> {
         match self.read().item(cluster, &Key::new(namespace, name)).map(|item| &item.body) {
             Some(Body::Good(object)) => Lookup::Found(object.clone()),
             Some(Body::Bad(why)) => Lookup::Undecodable(why.as_ref().clone()),
@@ -77,9 +78,9 @@ impl<K: Watched> Cache<K> {
     }
 
     /// The readable objects of a workspace, by namespace and name.
-    pub fn list(&self, cluster: &LogicalCluster) -> Vec<Arc<K>> {
+    pub fn list(&self, cluster: &LogicalCluster) -> Vec<Arc<V>> {
         let store = self.read();
-        let good = |body: &Body<Arc<K>>| match body {
+        let good = |body: &Body<Arc<V>>| match body {
             Body::Good(object) => Some(object.clone()),
             Body::Bad(_) => None,
         };
@@ -136,9 +137,9 @@ pub(crate) trait Kept: Send + Sync {
     fn sizes(&self) -> (usize, usize);
 }
 
-impl<K: Watched> Kept for Cache<K> {
+impl<V: Send + Sync + 'static> Kept for Cache<V> {
     fn kind(&self) -> Kind {
-        Kind::of::<K>()
+        self.0.kind
     }
 
     fn claimants(&self, cluster: &LogicalCluster) -> Vec<u16> {

@@ -42,7 +42,8 @@ impl Claims {
 
     /// Sets the number of an endpoint that is there, and leaves the order.
     pub fn set(&mut self, slot: Slot, number: u32) {
-        let all = std::iter::once(&mut self.first).chain(self.more.iter_mut().flat_map(|more| more.iter_mut()));
+        let all =
+            std::iter::once(&mut self.first).chain(self.more.iter_mut().flat_map(|more| more.iter_mut()));
         for claim in all.filter(|claim| claim.0 == slot) {
             claim.1 = number;
         }

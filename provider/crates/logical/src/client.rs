@@ -39,14 +39,17 @@ pub struct Preconditions<'a> {
 
 /// Why a request to a workspace failed. The server's own words are in the source.
 #[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ClientError(Box<Failure>);
+
+#[derive(Debug, thiserror::Error)]
 #[error("could not {deed} {object} in workspace {cluster}")]
-pub struct ClientError {
+struct Failure {
     deed: &'static str,
     /// Kind, namespace and name.
     object: String,
     cluster: LogicalCluster,
     class: ErrorClass,
-    #[source]
     source: Cause,
 }
 
@@ -109,12 +112,12 @@ impl ErrorClass {
 impl ClientError {
     /// The class.
     pub fn class(&self) -> ErrorClass {
-        self.class
+        self.0.class
     }
 
     /// The server's message, if it was the server that refused.
     pub fn server_message(&self) -> Option<&str> {
-        match &self.source {
+        match &self.0.source {
             Cause::Kube(kube::Error::Api(status)) => Some(&status.message),
             _ => None,
         }
@@ -132,11 +135,15 @@ impl ScopedClient {
     }
 
     /// One object; `None` if the server says that there is none (or that the kind is not bound).
-    pub async fn get<K: Readable>(&self, namespace: Option<&str>, name: &str) -> Result<Option<K>, ClientError> {
+    pub async fn get<K: Readable>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<K>, ClientError> {
         let call = self.call::<K>("read", namespace, Some(name))?;
         match call.send(call.url.get(name, &GetParams::default())).await {
             Ok(text) => call.decode(&text).map(Some),
-            Err(error) if error.class == ErrorClass::NotFound => Ok(None),
+            Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -153,7 +160,8 @@ impl ScopedClient {
         let call = self.call::<K>("list", namespace, None)?;
         let (mut all, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
         loop {
-            let List { metadata, items } = call.decode::<List<K>>(&call.send(call.url.list(&params)).await?)?;
+            let List { metadata, items } =
+                call.decode::<List<K>>(&call.send(call.url.list(&params)).await?)?;
             all.extend(items.into_iter().flatten());
             match metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
@@ -165,7 +173,11 @@ impl ScopedClient {
     /// Creates an object; namespace and name are those of its metadata.
     pub async fn create<K: Readable + Serialize>(&self, object: &K) -> Result<K, ClientError> {
         let meta = object.meta();
-        let call = self.call::<K>("create", meta.namespace.as_deref(), Some(meta.name.as_deref().unwrap_or_default()))?;
+        let call = self.call::<K>(
+            "create",
+            meta.namespace.as_deref(),
+            Some(meta.name.as_deref().unwrap_or_default()),
+        )?;
         let body = serde_json::to_vec(object).map_err(|e| call.fail(Cause::Content(e)))?;
         call.decode(&call.send(call.url.create(&PostParams::default(), body)).await?)
     }
@@ -205,7 +217,9 @@ impl ScopedClient {
         let call = self.call::<K>("patch the status of", namespace, Some(name))?;
         let status = serde_json::to_value(status).map_err(|e| call.fail(Cause::Content(e)))?;
         let patch = Patch::Merge(call.conditional(&json!({ "status": status }), only_if)?);
-        call.decode(&call.send(call.url.patch_subresource("status", name, &PatchParams::default(), &patch)).await?)
+        call.decode(
+            &call.send(call.url.patch_subresource("status", name, &PatchParams::default(), &patch)).await?,
+        )
     }
 
     /// Replaces `.status` by the object's; its resourceVersion must be the current one. Left-out fields go.
@@ -214,7 +228,9 @@ impl ScopedClient {
         let name = meta.name.as_deref().unwrap_or_default();
         let call = self.call::<K>("replace the status of", meta.namespace.as_deref(), Some(name))?;
         let body = serde_json::to_vec(object).map_err(|e| call.fail(Cause::Content(e)))?;
-        call.decode(&call.send(call.url.replace_subresource("status", name, &PostParams::default(), body)).await?)
+        call.decode(
+            &call.send(call.url.replace_subresource("status", name, &PostParams::default(), body)).await?,
+        )
     }
 
     /// Deletes an object (or, if it has finalizers, starts to); `false` if there was none.
@@ -232,7 +248,7 @@ impl ScopedClient {
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match call.send(call.url.delete(name, &params)).await {
             Ok(_) => Ok(true),
-            Err(error) if error.class == ErrorClass::NotFound => Ok(false),
+            Err(error) if error.class() == ErrorClass::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -244,7 +260,8 @@ impl ScopedClient {
         namespace: Option<&str>,
         name: Option<&str>,
     ) -> Result<Call<'_>, ClientError> {
-        let shown = [namespace, name].into_iter().flatten().filter(|part| is_segment(part)).collect::<Vec<_>>();
+        let shown =
+            [namespace, name].into_iter().flatten().filter(|part| is_segment(part)).collect::<Vec<_>>();
         let object = format!("{} {}", K::kind(&()), shown.join("/"));
         let url = Request::new(format!("/clusters/{}{}", self.cluster, K::url_path(&(), namespace)));
         let call = Call { at: self, deed, object, url };
@@ -289,10 +306,13 @@ impl Call<'_> {
             Cause::Content(_) | Cause::Name => ErrorClass::Invalid,
         };
         let (deed, object) = (self.deed, self.object.clone());
-        ClientError { deed, object, cluster: self.at.cluster.clone(), class, source }
+        ClientError(Box::new(Failure { deed, object, cluster: self.at.cluster.clone(), class, source }))
     }
 
-    async fn send(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> Result<String, ClientError> {
+    async fn send(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<String, ClientError> {
         let request = request.map_err(|e| self.fail(Cause::Kube(kube::Error::BuildRequest(e))))?;
         let answer = tokio::time::timeout(PATIENCE, self.at.client.request_text(request)).await;
         answer.map_err(|_| self.fail(Cause::Patience))?.map_err(|e| self.fail(Cause::Kube(e)))
@@ -321,7 +341,25 @@ mod tests {
 
     #[test]
     fn nothing_that_means_something_in_a_url_is_a_name() {
-        for name in ["", ".", "..", "a/b", "a%2fb", "a?b", "a#b", "../x", "a..b", "A", "a b", "-a", "a-", "*", "a\n", "a:b", &"a".repeat(254)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a%2fb",
+            "a?b",
+            "a#b",
+            "../x",
+            "a..b",
+            "A",
+            "a b",
+            "-a",
+            "a-",
+            "*",
+            "a\n",
+            "a:b",
+            &"a".repeat(254),
+        ] {
             assert!(!is_segment(name), "{name:?}");
         }
         for name in ["a", "aws-root-production", "tenant-root-a.b", "0"] {

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// Starts to follow a kind at an endpoint, with the number of the list before; ends with the number of the last.
-pub(crate) type Start = Box<dyn Fn(Arc<Site>, u32, CancellationToken) -> BoxFuture<'static, u32> + Send + Sync>;
+pub(crate) type Start =
+    Box<dyn Fn(Arc<Site>, u32, CancellationToken) -> BoxFuture<'static, u32> + Send + Sync>;
 
 /// The one future behind a [`crate::World`]; nothing moves until it is polled. To be joined by the binary.
 pub struct Driver {
@@ -140,7 +141,9 @@ impl Driver {
 
     /// Stops what runs at endpoints that the slice does not name any more.
     fn part(&self, wanted: &BTreeSet<Endpoint>, tasks: &Tasks) {
-        for site in self.roster.sites().iter().filter(|site| site.listed() && !wanted.contains(&site.endpoint)) {
+        for site in
+            self.roster.sites().iter().filter(|site| site.listed() && !wanted.contains(&site.endpoint))
+        {
             info!(endpoint = %site.endpoint, "endpoint gone from the slice; what was there is unknown from now on");
             self.roster.vanish(site);
             if let Some(running) = tasks.running.get(&site.slot) {
@@ -158,7 +161,10 @@ impl Driver {
             }
             let client = || {
                 let mut config = self.config.clone();
-                config.cluster_url = endpoint.url().parse().map_err(|e: http::uri::InvalidUri| kube::Error::HttpError(e.into()))?;
+                config.cluster_url = endpoint
+                    .url()
+                    .parse()
+                    .map_err(|e: http::uri::InvalidUri| kube::Error::HttpError(e.into()))?;
                 Client::try_from(config)
             };
             match self.roster.appear(endpoint, self.starts.len(), client) {
@@ -166,7 +172,9 @@ impl Driver {
                     info!(%endpoint, "endpoint appeared");
                     tasks.start(&site, &self.starts);
                 }
-                Some(Err(error)) => warn!(%endpoint, error = chain(&error), "endpoint left out: no client for it"),
+                Some(Err(error)) => {
+                    warn!(%endpoint, error = chain(&error), "endpoint left out: no client for it");
+                }
                 None => warn!(%endpoint, "endpoint left out: too many in the life of this process"),
             }
         }
@@ -207,5 +215,34 @@ impl Tasks {
                 self.running.remove(&slot);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::World;
+
+    #[tokio::test]
+    async fn credentials_go_to_usable_endpoints_only() {
+        let config = kube::Config::new("https://kcp.example/clusters/root:provider".parse().unwrap());
+        let (_, driver) = World::builder(config, "openkcm.io").build().unwrap();
+        let urls = [
+            "https://shard-1/services/apiexport/1abc/openkcm.io/",
+            "http://shard-1/services/apiexport/1abc/openkcm.io",
+            "https://shard-1/services?x=1",
+            "/services/apiexport/1abc/openkcm.io",
+            "not a url",
+            "",
+        ];
+        let endpoints: Vec<_> = urls.iter().map(|url| json!({"url": url})).collect();
+        let slice =
+            json!({"metadata": {"name": "openkcm.io"}, "spec": {}, "status": {"endpoints": endpoints}});
+        let usable = driver.endpoints(serde_json::from_value(slice).unwrap());
+        let usable: Vec<&str> = usable.iter().map(Endpoint::url).collect();
+        assert_eq!(usable, ["https://shard-1/services/apiexport/1abc/openkcm.io"]);
     }
 }

@@ -128,7 +128,12 @@ impl Roster {
     }
 
     /// The site of an endpoint that appeared: the one it had, or a new one. `None` when slots have run out.
-    pub fn appear(&self, endpoint: &Endpoint, kinds: usize, client: impl FnOnce() -> kube::Result<Client>) -> Option<kube::Result<Arc<Site>>> {
+    pub fn appear(
+        &self,
+        endpoint: &Endpoint,
+        kinds: usize,
+        client: impl FnOnce() -> kube::Result<Client>,
+    ) -> Option<kube::Result<Arc<Site>>> {
         let known = self.sites().into_iter().find(|site| site.endpoint == *endpoint);
         let site = if let Some(site) = known {
             site
@@ -140,7 +145,13 @@ impl Roster {
                 Err(error) => return Some(Err(error)),
             };
             let watches = (0..kinds).map(|_| Mutex::new(Progress::new())).collect();
-            let site = Arc::new(Site { slot, endpoint: endpoint.clone(), client, listed: AtomicBool::new(false), watches });
+            let site = Arc::new(Site {
+                slot,
+                endpoint: endpoint.clone(),
+                client,
+                listed: AtomicBool::new(false),
+                watches,
+            });
             sites.push(site.clone());
             site
         };

@@ -70,7 +70,10 @@ pub enum MembershipError {
 
 impl Membership {
     /// Membership through Leases in the provider workspace.
-    pub fn new(provider_workspace: &kube::Config, options: MembershipOptions) -> Result<Self, MembershipError> {
+    pub fn new(
+        provider_workspace: &kube::Config,
+        options: MembershipOptions,
+    ) -> Result<Self, MembershipError> {
         // A logical cluster's name obeys the same rules as a DNS label.
         let label = |name: &str| name.parse::<LogicalCluster>().is_ok();
         if !label(&options.group) || !label(&options.replica) {
@@ -138,7 +141,12 @@ impl Membership {
         format!("{}.{replica}", self.0.options.group)
     }
 
-    async fn within<T>(&self, time: Duration, deed: &str, call: impl Future<Output = kube::Result<T>>) -> Option<T> {
+    async fn within<T>(
+        &self,
+        time: Duration,
+        deed: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Option<T> {
         match tokio::time::timeout(time, call).await {
             Ok(Ok(done)) => return Some(done),
             Ok(Err(error)) => warn!(group = self.0.options.group, error = chain(&error), "could not {deed}"),
@@ -185,13 +193,16 @@ impl Membership {
 
     /// Removes the leases of processes that died without giving them up, long after.
     async fn bury(&self, leases: &[Lease], alive: &BTreeSet<String>) {
-        let long_ago = Timestamp::now() - self.0.options.lease.saturating_mul(100).max(Duration::from_secs(3600));
+        let long_ago =
+            Timestamp::now() - self.0.options.lease.saturating_mul(100).max(Duration::from_hours(1));
         for lease in leases {
             let spec = lease.spec.as_ref();
-            let dead = spec.and_then(|s| s.holder_identity.as_ref()).is_none_or(|holder| !alive.contains(holder));
+            let dead =
+                spec.and_then(|s| s.holder_identity.as_ref()).is_none_or(|holder| !alive.contains(holder));
             let old = spec.and_then(|s| s.renew_time.as_ref()).is_some_and(|renewed| renewed.0 < long_ago);
             if dead && old {
-                let unchanged = Preconditions { uid: lease.uid(), resource_version: lease.resource_version() };
+                let unchanged =
+                    Preconditions { uid: lease.uid(), resource_version: lease.resource_version() };
                 let params = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
                 debug!(lease = lease.name_any(), "removing the lease of a replica that is long dead");
                 let _other_may_be_faster = self.0.leases.delete(&lease.name_any(), &params).await;
@@ -214,7 +225,9 @@ impl Others {
     fn observe(&mut self, leases: &[Lease], now: Instant) {
         let mut seen = BTreeMap::new();
         for lease in leases {
-            let Some(holder) = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()) else { continue };
+            let Some(holder) = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()) else {
+                continue;
+            };
             let version = lease.resource_version();
             let changed = match self.0.get(&holder) {
                 Some(before) if before.version == version => before.changed,

@@ -54,7 +54,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), limit: Duration::from_secs(300) }
+        Self { first: Duration::from_millis(100), limit: Duration::from_mins(5) }
     }
 }
 
@@ -138,7 +138,12 @@ impl<K: Laned + Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
     }
 
     /// Runs until `shutdown`, then waits for the runs that are under way. To be called once per queue.
-    pub async fn run<F, Fut>(&self, workers: usize, shutdown: CancellationToken, work: F) -> Result<(), QueueError>
+    pub async fn run<F, Fut>(
+        &self,
+        workers: usize,
+        shutdown: CancellationToken,
+        work: F,
+    ) -> Result<(), QueueError>
     where
         F: Fn(K) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome> + Send + 'static,
@@ -178,7 +183,7 @@ impl<K: Laned + Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
                 self.0.bell.notify_one(); // a colleague may be asleep
             }
             let Some(key) = key else {
-                let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+                let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.0.bell.notified() => {}

@@ -89,7 +89,8 @@ impl<K: Laned + Clone + Eq + Hash> Core<K> {
         // Alarms that were overtaken stay in the heap until they ring; do not let them outnumber the others.
         if self.alarms.len() > 2 * self.stats.delayed + 64 {
             let entries = &self.entries;
-            self.alarms.retain(|Reverse(alarm)| entries.get(&alarm.key).is_some_and(|e| e.due == Some(alarm.at)));
+            self.alarms
+                .retain(|Reverse(alarm)| entries.get(&alarm.key).is_some_and(|e| e.due == Some(alarm.at)));
         }
     }
 
@@ -162,7 +163,9 @@ impl<K: Laned + Clone + Eq + Hash> Core<K> {
     fn ring(&mut self, now: Instant) {
         while self.alarms.peek().is_some_and(|Reverse(alarm)| alarm.at <= now) {
             let Some(Reverse(Alarm { at, key })) = self.alarms.pop() else { return };
-            let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.due == Some(at)) else { continue };
+            let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.due == Some(at)) else {
+                continue;
+            };
             entry.due = None;
             self.stats.delayed -= 1;
             self.add(key);

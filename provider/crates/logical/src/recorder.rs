@@ -21,8 +21,8 @@ use serde_json::json;
 use tracing::debug;
 
 use crate::{
-    CancellationToken, ClientError, ErrorClass, Laned, Outcome, Queue, QueueError, RetryPolicy, ScopedClient, World,
-    watch::chain,
+    CancellationToken, ClientError, ErrorClass, Laned, Outcome, Queue, QueueError, RetryPolicy, ScopedClient,
+    World, watch::chain,
 };
 
 /// Distinct (object, reason) pairs that are remembered, in all and per workspace. More are dropped.
@@ -34,7 +34,7 @@ const REFILL: Duration = Duration::from_millis(500);
 /// A repetition is written at the earliest so long after the write before.
 const SPACING: Duration = Duration::from_secs(10);
 /// A pair that was not repeated for so long is forgotten.
-const FORGET: Duration = Duration::from_secs(600);
+const FORGET: Duration = Duration::from_mins(10);
 /// How often a write is tried: events are no ledger.
 const TRIES: u32 = 6;
 /// Kubernetes' own limit for an event's message, in bytes.
@@ -140,7 +140,7 @@ struct Note {
 impl Recorder {
     /// A recorder that signs as `component`, and the driver that does its writing.
     pub fn new(world: World, component: &str) -> (Self, RecorderDriver) {
-        let retry = RetryPolicy { first: Duration::from_millis(200), limit: Duration::from_secs(60) };
+        let retry = RetryPolicy { first: Duration::from_millis(200), limit: Duration::from_mins(1) };
         let recorder = Self(Arc::new(Inner {
             world,
             component: component.to_owned(),
@@ -167,7 +167,8 @@ impl Recorder {
     ) {
         let ObjectReference { api_version, kind, namespace, name, uid, .. } = regarding;
         let name = name.unwrap_or_default();
-        let key = NoteKey { cluster: cluster.clone(), api_version, kind, namespace, name, uid, severity, reason };
+        let key =
+            NoteKey { cluster: cluster.clone(), api_version, kind, namespace, name, uid, severity, reason };
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(MESSAGE));
         let now = Timestamp::now();
@@ -232,12 +233,14 @@ impl Recorder {
                 kept.tries += 1;
                 let class = error.as_ref().map(ClientError::class);
                 // No right to write events (the claim is not accepted), no namespace: nothing that trying cures.
-                let hopeless = matches!(class, Some(ErrorClass::Forbidden | ErrorClass::NotFound | ErrorClass::Invalid));
+                let hopeless =
+                    matches!(class, Some(ErrorClass::Forbidden | ErrorClass::NotFound | ErrorClass::Invalid));
                 if hopeless || kept.tries >= TRIES {
                     drop(notes);
                     self.forget(&key);
                     self.0.dropped.fetch_add(1, Relaxed);
-                    let error = error.map(|error| chain(&error)).unwrap_or_else(|| "the workspace is seen nowhere".to_owned());
+                    let error = error
+                        .map_or_else(|| "the workspace is seen nowhere".to_owned(), |error| chain(&error));
                     debug!(cluster = %key.cluster, reason = key.reason, error, "event dropped");
                     return Outcome::Done;
                 }
@@ -247,7 +250,12 @@ impl Recorder {
     }
 
     /// Writes what is pending; returns the count that is in the event now.
-    async fn put(&self, client: &ScopedClient, key: &NoteKey, note: &Note) -> Result<i32, Option<ClientError>> {
+    async fn put(
+        &self,
+        client: &ScopedClient,
+        key: &NoteKey,
+        note: &Note,
+    ) -> Result<i32, Option<ClientError>> {
         // Events about objects without namespace live in `default`.
         let namespace = key.namespace.as_deref().unwrap_or("default");
         let name = self.event_name(key);
@@ -259,16 +267,23 @@ impl Recorder {
                 Err(error) => return Err(Some(error)),
             }
             // From an earlier life of this process, or another replica.
-            count = client.get::<Event>(Some(namespace), &name).await.map_err(Some)?.and_then(|e| e.count).unwrap_or(0);
+            count = client
+                .get::<Event>(Some(namespace), &name)
+                .await
+                .map_err(Some)?
+                .and_then(|e| e.count)
+                .unwrap_or(0);
         }
         count = count.saturating_add(note.pending);
         let patch = json!({"count": count, "lastTimestamp": Time(note.last), "message": note.message});
         match client.patch_merge::<Event>(Some(namespace), &name, &patch).await {
             Ok(_) => Ok(count),
             // Events are removed by the server after an hour.
-            Err(error) if error.class() == ErrorClass::NotFound => {
-                client.create(&self.event(key, note, namespace, &name)).await.map(|_| note.pending).map_err(Some)
-            }
+            Err(error) if error.class() == ErrorClass::NotFound => client
+                .create(&self.event(key, note, namespace, &name))
+                .await
+                .map(|_| note.pending)
+                .map_err(Some),
             Err(error) => Err(Some(error)),
         }
     }

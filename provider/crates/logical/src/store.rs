@@ -120,21 +120,32 @@ impl<V> Store<V> {
     }
 
     /// An endpoint says that the object exists. `true` if that is news.
-    pub fn apply(&mut self, by: Witness<'_>, from: Source, cluster: LogicalCluster, key: Key, version: u64, body: Body<V>) -> bool {
-        let shelf = self.shelves.entry(cluster).or_insert_with(|| Shelf { items: Vec::new(), counts: Claims::one(by.slot, 0) });
+    pub fn apply(
+        &mut self,
+        by: Witness<'_>,
+        from: Source,
+        cluster: LogicalCluster,
+        key: Key,
+        version: u64,
+        body: Body<V>,
+    ) -> bool {
+        let held = self
+            .shelves
+            .entry(cluster)
+            .or_insert_with(|| Shelf { items: Vec::new(), counts: Claims::one(by.slot, 0) });
         let bad = usize::from(matches!(body, Body::Bad(_)));
-        match shelf.items.binary_search_by(|item| item.key.cmp(&key)) {
+        match held.items.binary_search_by(|item| item.key.cmp(&key)) {
             Err(at) => {
-                if shelf.items.len() < 16 {
-                    shelf.items.reserve_exact(1); // small shelves are many: no spare room in them
+                if held.items.len() < 16 {
+                    held.items.reserve_exact(1); // small shelves are many: no spare room in them
                 }
-                shelf.items.insert(at, Item { key, version, claims: Claims::one(by.slot, by.epoch), body });
-                shelf.count(by.slot, 1);
+                held.items.insert(at, Item { key, version, claims: Claims::one(by.slot, by.epoch), body });
+                held.count(by.slot, 1);
                 (self.len, self.bad) = (self.len + 1, self.bad + bad);
                 true
             }
             Ok(at) => {
-                let item = &mut shelf.items[at];
+                let item = &mut held.items[at];
                 let same_writer = item.claims.last_writer() == by.slot;
                 if same_writer && from == Source::Watch && version != 0 && version < item.version {
                     return false;
@@ -150,9 +161,9 @@ impl<V> Store<V> {
                 for slot in &overruled {
                     let _left = item.claims.remove(*slot); // by.slot is left
                 }
-                shelf.count(by.slot, i64::from(!claimed));
+                held.count(by.slot, i64::from(!claimed));
                 for slot in overruled {
-                    shelf.count(slot, -1);
+                    held.count(slot, -1);
                 }
                 news
             }
@@ -161,18 +172,18 @@ impl<V> Store<V> {
 
     /// An endpoint in sync says that the object was deleted. `true` if it is gone for good.
     pub fn remove(&mut self, by: Witness<'_>, cluster: &LogicalCluster, key: &Key, version: u64) -> bool {
-        let Some(shelf) = self.shelves.get_mut(cluster) else { return false };
-        let Ok(at) = shelf.items.binary_search_by(|item| item.key.cmp(key)) else { return false };
-        let item = &shelf.items[at];
+        let Some(held) = self.shelves.get_mut(cluster) else { return false };
+        let Ok(at) = held.items.binary_search_by(|item| item.key.cmp(key)) else { return false };
+        let item = &held.items[at];
         if item.claims.last_writer() == by.slot && version != 0 && version < item.version {
             return false;
         }
         let mut gone = 0;
         let bad = self.bad;
-        shelf.retract(at, by, &mut gone, &mut self.bad);
+        held.retract(at, by, &mut gone, &mut self.bad);
         debug_assert!(self.bad <= bad);
         self.len -= gone;
-        if shelf.items.is_empty() {
+        if held.items.is_empty() {
             self.shelves.remove(cluster);
         }
         gone == 1
@@ -228,7 +239,8 @@ impl<V> Shelf<V> {
         if item.claims.get(by.slot).is_none() {
             return; // it moved elsewhere and is claimed there
         }
-        let elsewhere = item.claims.remove(by.slot) && item.claims.iter().any(|(slot, _)| by.roster.listed(slot));
+        let elsewhere =
+            item.claims.remove(by.slot) && item.claims.iter().any(|(slot, _)| by.roster.listed(slot));
         if elsewhere {
             self.count(by.slot, -1);
             return;
@@ -237,7 +249,9 @@ impl<V> Shelf<V> {
         *gone += 1;
         *bad -= usize::from(matches!(item.body, Body::Bad(_)));
         // `remove` leaves a last claim in place, so this covers by.slot and whoever is outside the slice.
-        for slot in item.claims.iter().map(|c| c.0).chain([by.slot]).collect::<std::collections::BTreeSet<_>>() {
+        for slot in
+            item.claims.iter().map(|c| c.0).chain([by.slot]).collect::<std::collections::BTreeSet<_>>()
+        {
             self.count(slot, -1);
         }
     }

@@ -18,12 +18,25 @@ impl Listing for Slice {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Applied { slot: Slot, object: u8, bad: bool },
-    Deleted { slot: Slot, object: u8 },
+    Applied {
+        slot: Slot,
+        object: u8,
+        bad: bool,
+    },
+    Deleted {
+        slot: Slot,
+        object: u8,
+    },
     /// A complete list.
-    List { slot: Slot, objects: BTreeSet<u8> },
+    List {
+        slot: Slot,
+        objects: BTreeSet<u8>,
+    },
     /// A list that broke off.
-    HalfList { slot: Slot, objects: BTreeSet<u8> },
+    HalfList {
+        slot: Slot,
+        objects: BTreeSet<u8>,
+    },
     Vanish(Slot),
     Appear(Slot),
 }

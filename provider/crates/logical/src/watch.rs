@@ -37,9 +37,12 @@ const MAX_EVENT: usize = 16 << 20;
 /// A watch that ends in order sooner than this, without an event, is not followed by the next at once.
 const HASTY: Duration = Duration::from_secs(1);
 
-pub(crate) struct Follower<K> {
-    pub cache: Cache<K>,
-    pub trim: fn(&mut K),
+/// Makes of an object what is stored.
+pub(crate) type Shape<K, V> = Arc<dyn Fn(K) -> V + Send + Sync>;
+
+pub(crate) struct Follower<K, V> {
+    pub cache: Cache<V>,
+    pub shape: Shape<K, V>,
     pub site: Arc<Site>,
     pub roster: Arc<Roster>,
     pub notice: Notice,
@@ -83,7 +86,7 @@ enum Ended {
     Broken(Broken),
 }
 
-impl<K: Watched> Follower<K> {
+impl<K: Watched, V: Send + Sync + 'static> Follower<K, V> {
     /// Follows the kind until `stop`; never ends by itself. Returns the number of its last list.
     pub async fn run(mut self, stop: CancellationToken) -> u32 {
         tokio::select! {
@@ -167,16 +170,23 @@ impl<K: Watched> Follower<K> {
         let mut params = ListParams::default().limit(self.timing.page);
         let mut version: Option<String> = None;
         loop {
-            let request = resource.list(&params).map_err(|e| Broken::Refused(kube::Error::BuildRequest(e)))?;
+            let request =
+                resource.list(&params).map_err(|e| Broken::Refused(kube::Error::BuildRequest(e)))?;
             let mut answer = match self.open(request).await {
                 Ok(answer) => answer,
-                Err(Broken::Refused(kube::Error::Api(status))) if status.code == 404 => return Ok(Listed::NotServed("404")),
-                Err(Broken::Refused(kube::Error::Api(status))) if status.code == 410 => return Err(Broken::PageExpired),
+                Err(Broken::Refused(kube::Error::Api(status))) if status.code == 404 => {
+                    return Ok(Listed::NotServed("404"));
+                }
+                Err(Broken::Refused(kube::Error::Api(status))) if status.code == 410 => {
+                    return Err(Broken::PageExpired);
+                }
                 Err(broken) => return Err(broken),
             };
             let body = self.read_to_end(&mut answer).await?;
             let page = Page::parse(&body).map_err(Broken::Garbled)?;
-            let Some(at) = page.version() else { return Ok(Listed::NotServed("a list without resourceVersion")) };
+            let Some(at) = page.version() else {
+                return Ok(Listed::NotServed("a list without resourceVersion"));
+            };
             // The version of the first page: what changed while later ones were read comes again in the watch.
             version.get_or_insert_with(|| at.to_owned());
             self.take(page.items().iter().map(|raw| decode(raw)), Source::List, announce);
@@ -240,40 +250,48 @@ impl<K: Watched> Follower<K> {
         }
     }
 
-    /// Files objects and tells the user, outside the lock.
-    fn take<E: std::error::Error>(&self, objects: impl IntoIterator<Item = Result<Decoded<K>, E>>, from: Source, announce: bool) {
+    /// Files objects and tells the user. Decoding comes before the lock and telling after it.
+    fn take<E: std::error::Error>(
+        &self,
+        objects: impl IntoIterator<Item = Result<Decoded<K>, E>>,
+        from: Source,
+        announce: bool,
+    ) {
+        let readable = |object: Result<Decoded<K>, E>| {
+            let left_out = |error: &E| {
+                warn!(endpoint = %self.site.endpoint, kind = ?Kind::of::<K>(), %error, "object left out");
+            };
+            let Decoded { cluster, namespace, name, resource_version, object } =
+                object.inspect_err(left_out).ok()?;
+            let (body, what) = match object {
+                Ok(object) => (Body::Good(Arc::new((self.shape)(object))), What::Applied),
+                Err(why) => (Body::Bad(Box::new(why.clone())), What::Undecodable(why)),
+            };
+            let version = resource_version.parse().unwrap_or(0);
+            Some((Change { cluster, kind: Kind::of::<K>(), namespace, name, what }, version, body))
+        };
+        let objects: Vec<_> = objects.into_iter().filter_map(readable).collect();
         let mut changes = Vec::new();
         {
             let mut store = self.cache.write();
-            for object in objects {
-                let Decoded { cluster, namespace, name, resource_version, object } = match object {
-                    Ok(object) => object,
-                    Err(error) => {
-                        warn!(endpoint = %self.site.endpoint, kind = ?Kind::of::<K>(), %error, "object left out");
-                        continue;
-                    }
-                };
-                let key = Key::new(namespace.as_deref(), &name);
-                let (body, what) = match object {
-                    Ok(mut object) => {
-                        (self.trim)(&mut object);
-                        (Body::Good(Arc::new(object)), What::Applied)
-                    }
-                    Err(why) => (Body::Bad(Box::new(why.clone())), What::Undecodable(why)),
-                };
-                let version = resource_version.parse().unwrap_or(0);
-                if store.apply(self.witness(), from, cluster.clone(), key, version, body) || announce {
-                    changes.push(Change { cluster, kind: Kind::of::<K>(), namespace, name, what });
+            for (change, version, body) in objects {
+                let key = Key::new(change.namespace.as_deref(), &change.name);
+                let news = store.apply(self.witness(), from, change.cluster.clone(), key, version, body);
+                if news || announce {
+                    changes.push(change);
                 }
             }
         }
-        changes.into_iter().for_each(|change| (self.notice)(change));
+        for change in changes {
+            (self.notice)(change);
+        }
     }
 
     fn delete(&self, object: Decoded<K>) {
         let Decoded { cluster, namespace, name, resource_version, .. } = object;
         let key = Key::new(namespace.as_deref(), &name);
-        let gone = self.cache.write().remove(self.witness(), &cluster, &key, resource_version.parse().unwrap_or(0));
+        let gone =
+            self.cache.write().remove(self.witness(), &cluster, &key, resource_version.parse().unwrap_or(0));
         if gone {
             (self.notice)(Change { cluster, kind: Kind::of::<K>(), namespace, name, what: What::Gone });
         }
@@ -292,7 +310,10 @@ impl<K: Watched> Follower<K> {
         Witness { slot: self.site.slot, epoch: self.epoch, roster: &*self.roster }
     }
 
-    async fn open(&self, mut request: http::Request<Vec<u8>>) -> Result<impl AsyncBufRead + Unpin + use<K>, Broken> {
+    async fn open(
+        &self,
+        mut request: http::Request<Vec<u8>>,
+    ) -> Result<impl AsyncBufRead + Unpin + use<K, V>, Broken> {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let answer = timeout(self.timing.silence, self.site.client.request_stream(request)).await?;
         answer.map(Box::pin).map_err(|error| match error {
@@ -318,7 +339,11 @@ impl<K: Watched> Follower<K> {
     }
 
     /// One line into `line`; `false` at an orderly end.
-    async fn read_line(&self, stream: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> Result<bool, Broken> {
+    async fn read_line(
+        &self,
+        stream: &mut (impl AsyncBufRead + Unpin),
+        line: &mut Vec<u8>,
+    ) -> Result<bool, Broken> {
         line.clear();
         loop {
             let part = timeout(self.timing.silence, stream.fill_buf()).await?.map_err(Broken::Stream)?;
@@ -370,7 +395,8 @@ impl<K: Watched> Follower<K> {
 
 /// Doubling pauses, each lengthened at random.
 pub(crate) fn backoff(timing: Timing) -> ExponentialBuilder {
-    let builder = ExponentialBuilder::default().with_min_delay(timing.retry_first).with_max_delay(timing.retry_limit);
+    let builder =
+        ExponentialBuilder::default().with_min_delay(timing.retry_first).with_max_delay(timing.retry_limit);
     builder.with_jitter().without_max_times()
 }
 

@@ -63,12 +63,16 @@ impl<'a> Event<'a> {
 
     /// The content of an `ERROR`.
     pub fn status(&self) -> Status {
-        serde_json::from_str(self.object.get()).unwrap_or_else(|_| Status::failure("an error that is no Status", "Unknown"))
+        serde_json::from_str(self.object.get())
+            .unwrap_or_else(|_| Status::failure("an error that is no Status", "Unknown"))
     }
 
     /// The resourceVersion of a `BOOKMARK`.
     pub fn bookmark(&self) -> Option<String> {
-        partial(self.object).ok().and_then(|object| object.metadata.resource_version).filter(|v| !v.is_empty())
+        partial(self.object)
+            .ok()
+            .and_then(|object| object.metadata.resource_version)
+            .filter(|v| !v.is_empty())
     }
 }
 
@@ -123,7 +127,8 @@ pub(crate) fn decode<K: Watched>(raw: &RawValue) -> Result<Decoded<K>, Unplaceab
     match serde_json::from_str::<K>(raw.get()) {
         Ok(object) => {
             let ObjectMeta { name, namespace, resource_version, annotations, .. } = object.meta();
-            let placed = place(name.clone(), namespace.clone(), resource_version.clone(), annotations.as_ref());
+            let placed =
+                place(name.clone(), namespace.clone(), resource_version.clone(), annotations.as_ref());
             placed.map(|placed| placed.with(Ok(object)))
         }
         Err(error) => {
@@ -146,5 +151,11 @@ fn place(
     let cluster = annotations.and_then(|all| all.get(CLUSTER_ANNOTATION)).and_then(|name| name.parse().ok());
     let namespace = namespace.filter(|namespace| !namespace.is_empty());
     let resource_version = resource_version.unwrap_or_default();
-    Ok(Decoded { cluster: cluster.ok_or(Unplaceable::Cluster)?, namespace, name, resource_version, object: Ok(()) })
+    Ok(Decoded {
+        cluster: cluster.ok_or(Unplaceable::Cluster)?,
+        namespace,
+        name,
+        resource_version,
+        object: Ok(()),
+    })
 }

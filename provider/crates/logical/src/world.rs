@@ -10,12 +10,12 @@ use kcp_client_rs::LogicalCluster;
 use kube::Client;
 
 use crate::{
-    Cache, CancellationToken, Change, Endpoint, Health, Metrics, ScopedClient, WatchHealth, Watched,
+    Cache, CancellationToken, Change, Endpoint, Health, Kind, Metrics, ScopedClient, WatchHealth, Watched,
     cache::Kept,
     driver::{Driver, Start},
     endpoint::{Roster, Site},
     store::Listing,
-    watch::{Follower, Notice},
+    watch::{Follower, Notice, Shape},
 };
 
 /// Where a workspace is seen.
@@ -82,13 +82,27 @@ pub struct Builder {
 impl Builder {
     /// Watch a kind. `trim` runs on every object before it is stored: drop there what is never read.
     pub fn watch<K: Watched>(&mut self, trim: fn(&mut K)) -> Cache<K> {
-        let cache = Cache::<K>::new(self.kinds.len(), self.roster.clone());
+        self.watch_as(move |mut object: K| {
+            trim(&mut object);
+            object
+        })
+    }
+
+    /// Watch a kind, and store of each object only what `shape` makes of it. For fleets of a size where a typed
+    /// object (metadata alone is half a kilobyte) is too much.
+    pub fn watch_as<K: Watched, V: Send + Sync + 'static>(
+        &mut self,
+        shape: impl Fn(K) -> V + Send + Sync + 'static,
+    ) -> Cache<V> {
+        let cache = Cache::<V>::new(Kind::of::<K>(), self.kinds.len(), self.roster.clone());
         self.kinds.push(Arc::new(cache.clone()));
         let (followed, roster) = (cache.clone(), self.roster.clone());
+        let shape: Shape<K, V> = Arc::new(shape);
         self.starts.push(Box::new(move |notice, timing| {
             Box::new(move |site: Arc<Site>, epoch: u32, stop: CancellationToken| -> BoxFuture<'static, u32> {
-                let (cache, roster, notice) = (followed.clone(), roster.clone(), notice.clone());
-                Follower { cache, trim, site, roster, notice, timing, epoch }.run(stop).boxed()
+                let (cache, shape) = (followed.clone(), shape.clone());
+                let (roster, notice) = (roster.clone(), notice.clone());
+                Follower { cache, shape, site, roster, notice, timing, epoch }.run(stop).boxed()
             })
         }));
         cache
@@ -116,12 +130,13 @@ impl Builder {
         let mut patient = config.clone();
         (patient.read_timeout, patient.reset_reader_on_write) = (Some(timing.silence), true);
         let client = Client::try_from(patient).map_err(WorldError::Client)?;
-        let notice: Notice = Arc::new(move |change: Change| match notices.split_last() {
-            Some((last, others)) => {
-                others.iter().for_each(|notice| notice(change.clone()));
+        let notice: Notice = Arc::new(move |change: Change| {
+            if let Some((last, others)) = notices.split_last() {
+                for notice in others {
+                    notice(change.clone());
+                }
                 last(change);
             }
-            None => {}
         });
         let starts = starts.into_iter().map(|start| start(notice.clone(), timing)).collect();
         let world = World(Arc::new(Inner { roster: roster.clone(), kinds }));
@@ -156,7 +171,8 @@ impl World {
 
     /// Where a workspace is seen.
     pub fn presence(&self, cluster: &LogicalCluster) -> Presence {
-        let mut endpoints: Vec<Endpoint> = self.sites(cluster).iter().map(|site| site.endpoint.clone()).collect();
+        let mut endpoints: Vec<Endpoint> =
+            self.sites(cluster).iter().map(|site| site.endpoint.clone()).collect();
         match endpoints.len() {
             0 => Presence::Unknown,
             1 => Presence::At(endpoints.remove(0)),
@@ -235,7 +251,8 @@ impl World {
             (0..self.0.kinds.len()).filter(|kind| site.progress(*kind).is_some_and(|p| p.open)).count() as u64
         };
         let sizes = self.0.kinds.iter().map(|kind| kind.sizes());
-        let (objects, undecodable) = sizes.fold((0, 0), |sum, (len, bad)| (sum.0 + len as u64, sum.1 + bad as u64));
+        let (objects, undecodable) =
+            sizes.fold((0, 0), |sum, (len, bad)| (sum.0 + len as u64, sum.1 + bad as u64));
         Metrics {
             endpoints: listed.len() as u64,
             open_watches: listed.iter().map(open).sum(),

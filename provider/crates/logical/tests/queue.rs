@@ -30,9 +30,11 @@ async fn every_key_runs_never_twice_at_once_and_within_the_workers() {
     let running: Arc<Mutex<HashMap<Key, usize>>> = Arc::default();
     let (most, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let work = {
-        let (running, most, failures, queue, stop) = (running.clone(), most.clone(), failures.clone(), queue.clone(), stop.clone());
+        let (running, most, failures, queue, stop) =
+            (running.clone(), most.clone(), failures.clone(), queue.clone(), stop.clone());
         move |key: Key| {
-            let (running, most, failures, queue, stop) = (running.clone(), most.clone(), failures.clone(), queue.clone(), stop.clone());
+            let (running, most, failures, queue, stop) =
+                (running.clone(), most.clone(), failures.clone(), queue.clone(), stop.clone());
             async move {
                 {
                     let mut running = running.lock().unwrap();
@@ -75,7 +77,8 @@ async fn delayed_keys_come_and_failing_keys_come_back() {
         if log.iter().filter(|k| k.1 == 1).count() == 4 && log.iter().any(|k| k.1 == 2) {
             done.cancel();
         }
-        let outcome = if key.1 == 1 && tries < 4 { Outcome::Retry("on purpose".into()) } else { Outcome::Done };
+        let outcome =
+            if key.1 == 1 && tries < 4 { Outcome::Retry("on purpose".into()) } else { Outcome::Done };
         async move { outcome }
     };
     queue.run(2, stop, work).await.unwrap();

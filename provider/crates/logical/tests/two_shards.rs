@@ -50,7 +50,8 @@ async fn the_world_on_two_shards() {
         let changes = changes.lock().unwrap();
         changes.iter().filter(|c| c.cluster == *cluster && matches!(c.what, What::Gone)).count()
     };
-    let value = |cluster: &LogicalCluster| things.get(cluster, Some("default"), "it").map(|t| t.spec.value.clone());
+    let value =
+        |cluster: &LogicalCluster| things.get(cluster, Some("default"), "it").map(|t| t.spec.value.clone());
 
     step("nobody has bound: no endpoint, and in sync");
     eventually("sync", async || world.synced()).await;
@@ -63,8 +64,11 @@ async fn the_world_on_two_shards() {
         shards.thing(&format!("root:{name}"), "it", "1").await;
         cluster.parse().unwrap()
     };
-    let (here, there, doomed) =
-        (consumer("here", "root").await, consumer("there", "shard-1").await, consumer("doomed", "shard-1").await);
+    let (here, there, doomed) = (
+        consumer("here", "root").await,
+        consumer("there", "shard-1").await,
+        consumer("doomed", "shard-1").await,
+    );
     for cluster in [&here, &there, &doomed] {
         eventually("the object", async || value(cluster).as_deref() == Some("1")).await;
         assert!(bindings.list(cluster).iter().any(|b| b.is_bound()), "{cluster}");
@@ -81,15 +85,21 @@ async fn the_world_on_two_shards() {
     step("writes reach their workspace, under conditions, and no other");
     let client = world.client(&there).unwrap();
     let thing = things.get(&there, Some("default"), "it").unwrap();
-    let same = Preconditions { uid: thing.metadata.uid.as_deref(), resource_version: thing.metadata.resource_version.as_deref() };
+    let same = Preconditions {
+        uid: thing.metadata.uid.as_deref(),
+        resource_version: thing.metadata.resource_version.as_deref(),
+    };
     client.patch_status::<Thing>(Some("default"), "it", &json!({"seen": "yes"}), same).await.unwrap();
     let again = client.patch_status::<Thing>(Some("default"), "it", &json!({"seen": "no"}), same).await;
     assert_eq!(again.unwrap_err().class(), ErrorClass::Conflict);
-    let wrong = Preconditions { uid: Some("00000000-0000-0000-0000-000000000000"), ..Preconditions::default() };
+    let wrong =
+        Preconditions { uid: Some("00000000-0000-0000-0000-000000000000"), ..Preconditions::default() };
     let other = client.delete::<Thing>(Some("default"), "it", wrong).await;
     assert_eq!(other.unwrap_err().class(), ErrorClass::Conflict);
     eventually("the status", async || {
-        things.get(&there, Some("default"), "it").is_some_and(|t| t.status.as_ref().is_some_and(|s| s.seen == "yes"))
+        things
+            .get(&there, Some("default"), "it")
+            .is_some_and(|t| t.status.as_ref().is_some_and(|s| s.seen == "yes"))
     })
     .await;
     assert!(things.get(&doomed, Some("default"), "it").unwrap().status.is_none());
@@ -108,7 +118,11 @@ async fn the_world_on_two_shards() {
     eventually("news from the other shard", async || value(&here).as_deref() == Some("2")).await;
     eventually("staleness", async || things.is_stale(&there)).await;
     assert!(!things.is_stale(&here));
-    assert_eq!((value(&there).as_deref(), value(&doomed).as_deref()), (Some("1"), Some("1")), "the cache still answers");
+    assert_eq!(
+        (value(&there).as_deref(), value(&doomed).as_deref()),
+        (Some("1"), Some("1")),
+        "the cache still answers"
+    );
     assert_eq!((gone(&there), gone(&doomed)), (0, 0), "cannot be seen is not deleted");
 
     step("the shard comes back");

@@ -38,9 +38,13 @@ async fn a_client_reads_and_writes_in_its_workspace_only() {
     let map: ConfigMap = client.get(ns, "m").await.unwrap().unwrap();
     assert_eq!(client.get::<ConfigMap>(ns, "none").await.unwrap(), None);
 
-    let patched: ConfigMap = client.patch_merge(ns, "m", &json!({"data": {"value": null, "new": "2"}})).await.unwrap();
+    let patched: ConfigMap =
+        client.patch_merge(ns, "m", &json!({"data": {"value": null, "new": "2"}})).await.unwrap();
     assert_eq!(patched.data.unwrap().into_iter().collect::<Vec<_>>(), [("new".to_owned(), "2".to_owned())]);
-    let old = Preconditions { resource_version: map.metadata.resource_version.as_deref(), ..Preconditions::default() };
+    let old = Preconditions {
+        resource_version: map.metadata.resource_version.as_deref(),
+        ..Preconditions::default()
+    };
     let error = client.patch_merge_if::<ConfigMap>(ns, "m", &json!({"data": null}), old).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict);
     assert_eq!(error.to_string(), "could not patch ConfigMap ns/m in workspace ws");
@@ -53,11 +57,15 @@ async fn a_client_reads_and_writes_in_its_workspace_only() {
     assert_eq!(client.list::<ConfigMap>(None).await.unwrap().len(), 7);
 
     let wrong = Preconditions { uid: Some("another"), ..Preconditions::default() };
-    assert_eq!(client.delete::<ConfigMap>(ns, "fresh", wrong).await.unwrap_err().class(), ErrorClass::Conflict);
+    assert_eq!(
+        client.delete::<ConfigMap>(ns, "fresh", wrong).await.unwrap_err().class(),
+        ErrorClass::Conflict
+    );
     assert!(client.delete::<ConfigMap>(ns, "fresh", Preconditions::default()).await.unwrap());
     assert!(!client.delete::<ConfigMap>(ns, "fresh", Preconditions::default()).await.unwrap());
 
-    let foreign: Vec<String> = stage.mock.writes().into_iter().filter(|w| !w.contains("/a/clusters/ws/")).collect();
+    let foreign: Vec<String> =
+        stage.mock.writes().into_iter().filter(|w| !w.contains("/a/clusters/ws/")).collect();
     assert!(foreign.is_empty(), "{foreign:?}");
     assert_eq!(stage.value("other", "m").as_deref(), Some("other's"));
     stage.end().await;
@@ -67,13 +75,28 @@ async fn a_client_reads_and_writes_in_its_workspace_only() {
 async fn names_that_would_change_the_address_are_refused_unsent() {
     let stage = stage().await;
     let client = stage.world.client(&ws()).unwrap();
-    let tricks = ["../m", "..", ".", "", "m/../../x", "%2e%2e", "m?x=1", "m#", "x/../../../../../../clusters/other", "M", "*"];
+    let tricks = [
+        "../m",
+        "..",
+        ".",
+        "",
+        "m/../../x",
+        "%2e%2e",
+        "m?x=1",
+        "m#",
+        "x/../../../../../../clusters/other",
+        "M",
+        "*",
+    ];
     for trick in tricks {
         for (namespace, name) in [(Some("ns"), trick), (Some(trick), "m")] {
             let error = client.patch_merge::<ConfigMap>(namespace, name, &json!({})).await.unwrap_err();
             assert_eq!(error.class(), ErrorClass::Invalid, "{trick}");
             assert!(!error.class().may_pass());
-            assert_eq!(client.get::<ConfigMap>(namespace, name).await.unwrap_err().class(), ErrorClass::Invalid);
+            assert_eq!(
+                client.get::<ConfigMap>(namespace, name).await.unwrap_err().class(),
+                ErrorClass::Invalid
+            );
             let gone = client.delete::<ConfigMap>(namespace, name, Preconditions::default()).await;
             assert_eq!(gone.unwrap_err().class(), ErrorClass::Invalid);
         }
@@ -87,13 +110,23 @@ async fn status_is_patched_beside_the_rest_and_under_conditions() {
     let stage = stage().await;
     let client = stage.world.client(&ws()).unwrap();
     let map: ConfigMap = client.get(Some("ns"), "m").await.unwrap().unwrap();
-    let same = Preconditions { uid: map.metadata.uid.as_deref(), resource_version: map.metadata.resource_version.as_deref() };
+    let same = Preconditions {
+        uid: map.metadata.uid.as_deref(),
+        resource_version: map.metadata.resource_version.as_deref(),
+    };
     client.patch_status::<ConfigMap>(Some("ns"), "m", &json!({"phase": "Ready"}), same).await.unwrap();
     let stored = stage.mock.object("a", "configmaps", "ws", "ns", "m").unwrap();
     assert_eq!((&stored["status"], &stored["data"]["value"]), (&json!({"phase": "Ready"}), &json!("1")));
     let again = client.patch_status::<ConfigMap>(Some("ns"), "m", &json!({"phase": "No"}), same).await;
     assert_eq!(again.unwrap_err().class(), ErrorClass::Conflict);
-    assert!(stage.mock.writes().last().unwrap().ends_with("/a/clusters/ws/api/v1/namespaces/ns/configmaps/m/status"));
+    assert!(
+        stage
+            .mock
+            .writes()
+            .last()
+            .unwrap()
+            .ends_with("/a/clusters/ws/api/v1/namespaces/ns/configmaps/m/status")
+    );
     stage.end().await;
 }
 
@@ -128,7 +161,10 @@ async fn the_same_event_again_raises_its_count_also_after_a_restart() {
     }
     let event = &stage.mock.objects("a", "events")[0];
     assert_eq!(event["metadata"]["namespace"], "ns");
-    assert_eq!((&event["reason"], &event["type"], &event["involvedObject"]["uid"]), (&json!("RootLost"), &json!("Warning"), &json!("u1")));
+    assert_eq!(
+        (&event["reason"], &event["type"], &event["involvedObject"]["uid"]),
+        (&json!("RootLost"), &json!("Warning"), &json!("u1"))
+    );
     assert!(stage.mock.objects("b", "events").is_empty());
     stage.end().await;
 }
@@ -146,7 +182,13 @@ async fn a_flood_of_events_is_bounded_and_one_workspace_does_not_use_up_anothers
     let driver = tokio::spawn(driver.run(stop.clone()));
     eventually("the other's event", || stage.mock.objects("b", "events").len() == 1).await;
     eventually("the share", || stage.mock.objects("a", "events").len() >= 64).await;
-    assert!(stage.mock.objects("a", "events").iter().all(|event| event["message"].as_str().unwrap().len() == 1024));
+    assert!(
+        stage
+            .mock
+            .objects("a", "events")
+            .iter()
+            .all(|event| event["message"].as_str().unwrap().len() == 1024)
+    );
     stop.cancel();
     driver.await.unwrap().unwrap();
     stage.end().await;
@@ -171,8 +213,10 @@ async fn replicas_share_the_workspaces_and_take_over() {
     let mock = Mock::start().await;
     let join = |replica: &str| {
         let (namespace, group) = ("default".into(), "openkcm-provider".into());
-        let options = MembershipOptions { namespace, group, replica: replica.into(), lease: Duration::from_secs(2) };
-        let (membership, stop) = (Membership::new(&mock.config(), options).unwrap(), CancellationToken::new());
+        let options =
+            MembershipOptions { namespace, group, replica: replica.into(), lease: Duration::from_secs(2) };
+        let (membership, stop) =
+            (Membership::new(&mock.config(), options).unwrap(), CancellationToken::new());
         let (runner, token) = (membership.clone(), stop.clone());
         let task = tokio::spawn(async move { runner.run(token, || {}).await });
         (membership, stop, task)
@@ -182,7 +226,8 @@ async fn replicas_share_the_workspaces_and_take_over() {
     let (a, stop_a, task_a) = join("a");
     let (b, stop_b, task_b) = join("b");
     eventually("both", || a.members() == ["a", "b"] && b.members() == ["a", "b"]).await;
-    eventually("a split", || share(&a).len() + share(&b).len() == 100 && share(&a).is_disjoint(&share(&b))).await;
+    eventually("a split", || share(&a).len() + share(&b).len() == 100 && share(&a).is_disjoint(&share(&b)))
+        .await;
     assert!(!share(&a).is_empty() && !share(&b).is_empty());
 
     task_b.abort(); // dies without a word
@@ -191,7 +236,10 @@ async fn replicas_share_the_workspaces_and_take_over() {
     eventually("the new one", || a.members() == ["a", "c"] && c.members() == ["a", "c"]).await;
     stop_c.cancel();
     task_c.await.unwrap();
-    assert!(mock.object("", "leases", "root:provider", "default", "openkcm-provider.c").is_none(), "given up");
+    assert!(
+        mock.object("", "leases", "root:provider", "default", "openkcm-provider.c").is_none(),
+        "given up"
+    );
     assert_eq!(share(&c).len(), 0);
 
     mock.mode("", "leases", Mode::Dead);

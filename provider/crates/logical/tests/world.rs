@@ -24,10 +24,16 @@ async fn pages_are_read_to_the_end_and_events_follow() {
     stage.mock.map("a", "new", "m", "1");
     stage.mock.delete("a", MAPS, "ws4", "ns", "m");
     eventually("the last event", || stage.maps.get(&"ws4".parse().unwrap(), Some("ns"), "m").is_none()).await;
-    assert_eq!((stage.value("ws3", "m").as_deref(), stage.value("new", "m").as_deref()), (Some("2"), Some("1")));
+    assert_eq!(
+        (stage.value("ws3", "m").as_deref(), stage.value("new", "m").as_deref()),
+        (Some("2"), Some("1"))
+    );
     assert_eq!(stage.changes_of("ws4"), ["applied m", "gone m"]);
     let map = stage.maps.get(&"new".parse().unwrap(), Some("ns"), "m").unwrap();
-    assert!(map.metadata.managed_fields.is_none() && map.metadata.annotations.is_none(), "trimmed before it is stored");
+    assert!(
+        map.metadata.managed_fields.is_none() && map.metadata.annotations.is_none(),
+        "trimmed before it is stored"
+    );
     stage.end().await;
 }
 
@@ -114,7 +120,11 @@ async fn a_silent_watch_is_cut_and_shows_in_the_health() {
     eventually("a second watch", || stage.mock.counts("a", MAPS).1 >= 2).await;
     let health = stage.world.health();
     let stalled: Vec<_> = health.stalled(harness::TIMING.silence).collect();
-    assert!(stalled.iter().any(|w| w.kind.name() == "ConfigMap") && stalled.iter().all(|w| w.kind.name() != "Secret"), "{health:?}");
+    assert!(
+        stalled.iter().any(|w| w.kind.name() == "ConfigMap")
+            && stalled.iter().all(|w| w.kind.name() != "Secret"),
+        "{health:?}"
+    );
     assert!(stage.maps.is_stale(&"ws".parse().unwrap()) || stage.world.metrics().restarts > 0);
     stage.mock.map("a", "ws", "m", "1");
     stage.mock.mode("a", MAPS, Mode::Normal);
@@ -171,16 +181,27 @@ async fn a_vanished_endpoint_leaves_unknown_workspaces_and_deletes_nothing() {
     stage.mock.mode("b", MAPS, Mode::NotFound);
     eventually("the endpoint to go", || stage.world.presence(&kept) == Presence::Unknown).await;
     assert!(stage.world.client(&kept).is_none());
-    assert!(stage.value("kept", "m").is_some() && stage.maps.is_stale(&kept), "the cache still answers, and says that it may be old");
+    assert!(
+        stage.value("kept", "m").is_some() && stage.maps.is_stale(&kept),
+        "the cache still answers, and says that it may be old"
+    );
     stage.mock.delete_unseen("b", MAPS, "lost", "ns", "m");
     stage.mock.map("a", "elsewhere", "m", "2");
-    eventually("news from the other endpoint", || stage.value("elsewhere", "m").as_deref() == Some("2")).await;
-    assert_eq!((stage.changes_of("kept"), stage.changes_of("lost")), (vec!["applied m".to_owned()], vec!["applied m".to_owned()]));
+    eventually("news from the other endpoint", || stage.value("elsewhere", "m").as_deref() == Some("2"))
+        .await;
+    assert_eq!(
+        (stage.changes_of("kept"), stage.changes_of("lost")),
+        (vec!["applied m".to_owned()], vec!["applied m".to_owned()])
+    );
 
     stage.mock.slice(&["a", "b"]);
     stage.mock.mode("b", MAPS, Mode::Normal);
     eventually("what was deleted meanwhile", || stage.changes_of("lost") == ["applied m", "gone m"]).await;
-    assert_eq!(stage.changes_of("kept"), ["applied m", "applied m"], "told again: work may have been put aside");
+    assert_eq!(
+        stage.changes_of("kept"),
+        ["applied m", "applied m"],
+        "told again: work may have been put aside"
+    );
     eventually("a fresh view", || !stage.maps.is_stale(&kept)).await;
     assert_eq!(stage.world.presence(&kept), Presence::At(stage.endpoint("b")));
     assert_eq!(stage.world.presence(&lost), Presence::Unknown);
@@ -233,7 +254,10 @@ async fn a_workspace_that_moves_is_never_gone() {
     .await;
     stage.synced().await;
     stage.mock.map("b", "ws", "m", "2");
-    eventually("both", || stage.world.presence(&ws) == Presence::Several(vec![stage.endpoint("b"), stage.endpoint("a")])).await;
+    eventually("both", || {
+        stage.world.presence(&ws) == Presence::Several(vec![stage.endpoint("b"), stage.endpoint("a")])
+    })
+    .await;
     assert_eq!(stage.value("ws", "m").as_deref(), Some("2"), "the last writer wins");
     stage.mock.delete("a", MAPS, "ws", "ns", "m");
     eventually("the new place only", || stage.world.presence(&ws) == Presence::At(stage.endpoint("b"))).await;
@@ -252,7 +276,8 @@ async fn a_dead_endpoint_holds_up_no_other() {
     })
     .await;
     eventually("the other's objects", || stage.value("ws", "m").is_some()).await;
-    eventually("the trouble to show", || matches!(stage.state("dead", "ConfigMap"), Some(State::Broken(_)))).await;
+    eventually("the trouble to show", || matches!(stage.state("dead", "ConfigMap"), Some(State::Broken(_))))
+        .await;
     assert!(!stage.world.synced());
     assert_eq!(stage.state("b", "ConfigMap"), Some(State::Live));
     stage.mock.mode("dead", MAPS, Mode::Normal);

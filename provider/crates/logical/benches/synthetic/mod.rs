@@ -1,9 +1,5 @@
 //! A server that makes up what it lists: object n of a kind is always the same, so it needs no memory.
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use axum::{
     Router,
@@ -66,7 +62,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let mut text = String::with_capacity(1 << 20);
     if plural == "apiexportendpointslices" {
         let url = format!("http://{}/{workspaces}", shared.address);
-        text = format!(r#"{{"metadata":{{"resourceVersion":"1"}},"items":[{{"metadata":{{"name":"openkcm.io"}},"spec":{{}},"status":{{"endpoints":[{{"url":"{url}"}}]}}}}]}}"#);
+        text = format!(
+            r#"{{"metadata":{{"resourceVersion":"1"}},"items":[{{"metadata":{{"name":"openkcm.io"}},"spec":{{}},"status":{{"endpoints":[{{"url":"{url}"}}]}}}}]}}"#
+        );
         return text.into_response();
     }
     let from: u64 = query.get("continue").map_or(0, |n| n.parse().unwrap());
@@ -91,33 +89,39 @@ fn watch(shared: &Shared, plural: &str) -> Response {
         return Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()).into_response();
     }
     // (orders, events left of a burst, resourceVersion)
-    let feed = stream::unfold((orders, 0u64, 2_000_000u64, false), move |(mut orders, mut left, mut version, over)| {
-        let plural = plural.clone();
-        async move {
-            if over {
-                return None;
-            }
-            while left == 0 {
-                match orders.recv().await.ok()? {
-                    Order::Expire => {
-                        let gone = r#"{"type":"ERROR","object":{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}}"#;
-                        return Some((Ok::<_, std::io::Error>(Bytes::from(format!("{gone}\n"))), (orders, 0, version, true)));
-                    }
-                    Order::Burst(n) if plural == "serviceencryptionkeys" => left = n,
-                    Order::Burst(_) => {}
+    let feed = stream::unfold(
+        (orders, 0u64, 2_000_000u64, false),
+        move |(mut orders, mut left, mut version, over)| {
+            let plural = plural.clone();
+            async move {
+                if over {
+                    return None;
                 }
+                while left == 0 {
+                    match orders.recv().await.ok()? {
+                        Order::Expire => {
+                            let gone = r#"{"type":"ERROR","object":{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}}"#;
+                            return Some((
+                                Ok::<_, std::io::Error>(Bytes::from(format!("{gone}\n"))),
+                                (orders, 0, version, true),
+                            ));
+                        }
+                        Order::Burst(n) if plural == "serviceencryptionkeys" => left = n,
+                        Order::Burst(_) => {}
+                    }
+                }
+                let mut text = String::new();
+                for _ in 0..left.min(50) {
+                    version += 1;
+                    text.push_str(r#"{"type":"MODIFIED","object":"#);
+                    object(&mut text, &plural, version % 5_000, version);
+                    text.push_str("}\n");
+                    left -= 1;
+                }
+                Some((Ok(Bytes::from(text)), (orders, left, version, false)))
             }
-            let mut text = String::new();
-            for _ in 0..left.min(50) {
-                version += 1;
-                text.push_str(r#"{"type":"MODIFIED","object":"#);
-                object(&mut text, &plural, version % 5_000, version);
-                text.push_str("}\n");
-                left -= 1;
-            }
-            Some((Ok(Bytes::from(text)), (orders, left, version, false)))
-        }
-    });
+        },
+    );
     Body::from_stream(feed.boxed()).into_response()
 }
 
@@ -133,13 +137,18 @@ fn object(text: &mut String, plural: &str, n: u64, version: u64) {
         )
     };
     let condition = |kind: &str, reason: &str, message: &str| {
-        format!(r#"{{"type":"{kind}","status":"True","reason":"{reason}","message":"{message}","lastTransitionTime":"2026-11-21T10:00:01Z","observedGeneration":1}}"#)
+        format!(
+            r#"{{"type":"{kind}","status":"True","reason":"{reason}","message":"{message}","lastTransitionTime":"2026-11-21T10:00:01Z","observedGeneration":1}}"#
+        )
     };
     let _ = match plural {
         "apibindings" => write!(
             text,
             r#"{{"apiVersion":"apis.kcp.io/v1alpha2","kind":"APIBinding",{},"spec":{{"reference":{{"export":{{"path":"root:providers:openkcm","name":"openkcm.io"}}}},"permissionClaims":[{{"resource":"events","group":"","verbs":["*"],"selector":{{"matchAll":true}},"state":"Accepted"}}]}},"status":{{"phase":"Bound","apiExportClusterName":"2x7k1pq9vd3mzs0a","boundResources":[{},{},{}],"appliedPermissionClaims":[{{"resource":"events","group":"","verbs":["*"],"selector":{{"matchAll":true}}}}],"exportPermissionClaims":[{{"resource":"events","group":"","verbs":["*"]}}],"conditions":[{},{},{}]}}}}"#,
-            meta("openkcm.io-x7k2p", "", r#","finalizers":["apis.kcp.io/apibinding-finalizer"]"#).replace(r#""annotations":{"#, &format!(r#""annotations":{{"kcp.io/path":"root:orgs:acme:team-{workspace}","#)),
+            meta("openkcm.io-x7k2p", "", r#","finalizers":["apis.kcp.io/apibinding-finalizer"]"#).replace(
+                r#""annotations":{"#,
+                &format!(r#""annotations":{{"kcp.io/path":"root:orgs:acme:team-{workspace}","#)
+            ),
             bound("tenants"),
             bound("accounts"),
             bound("serviceencryptionkeys"),
@@ -163,7 +172,11 @@ fn object(text: &mut String, plural: &str, n: u64, version: u64) {
         _ => write!(
             text,
             r#"{{"apiVersion":"openkcm.io/v1alpha1","kind":"ServiceEncryptionKey",{},"spec":{{"accountRef":{{"name":"aws-root-production"}},"algorithm":"AES-GCM-256","rotationSchedule":"30 Days","state":"Enabled"}},"status":{{"state":"Active","currentVersion":"v2","lastRotation":"2026-11-21T10:00:02Z","nextRotation":"2026-12-21T10:00:02Z","activeClients":3,"edges":{{"total":3,"current":3,"evicted":0}},"versions":[{{"version":"v2","state":"Active","created":"2026-11-21T10:00:02Z","accountKeyVersion":1}},{{"version":"v1","state":"Deactivated","created":"2026-10-21T10:00:02Z","accountKeyVersion":1}}],"observedGeneration":1,"conditions":[{},{}]}}}}"#,
-            meta(&format!("payments-db-{which}"), r#","namespace":"payments""#, r#","finalizers":["openkcm.io/keys"]"#),
+            meta(
+                &format!("payments-db-{which}"),
+                r#","namespace":"payments""#,
+                r#","finalizers":["openkcm.io/keys"]"#
+            ),
             condition("Ready", "Active", "The key encrypts with v2."),
             condition("Distributed", "Current", "3 of 3 edges hold v2."),
         ),
@@ -171,5 +184,7 @@ fn object(text: &mut String, plural: &str, n: u64, version: u64) {
 }
 
 fn bound(plural: &str) -> String {
-    format!(r#"{{"group":"openkcm.io","resource":"{plural}","schema":{{"name":"v1a2b3c4d.{plural}.openkcm.io","UID":"7f0c2b1a-5c0f-4a63-9d5e-0123456789ab","identityHash":"4b5f1d6d0e5b7a1c9e2f3a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f"}},"storageVersions":["v1alpha1"]}}"#)
+    format!(
+        r#"{{"group":"openkcm.io","resource":"{plural}","schema":{{"name":"v1a2b3c4d.{plural}.openkcm.io","UID":"7f0c2b1a-5c0f-4a63-9d5e-0123456789ab","identityHash":"4b5f1d6d0e5b7a1c9e2f3a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f"}},"storageVersions":["v1alpha1"]}}"#
+    )
 }

@@ -101,7 +101,9 @@ impl Mock {
     }
 
     fn with<T>(&self, base: &str, resource: &str, change: impl FnOnce(&mut Resource) -> T) -> T {
-        let result = change(self.world().resources.entry((base.to_owned(), resource.to_owned())).or_insert_with(fresh));
+        let result = change(
+            self.world().resources.entry((base.to_owned(), resource.to_owned())).or_insert_with(fresh),
+        );
         self.changed.send_modify(|n| *n += 1);
         result
     }
@@ -109,10 +111,17 @@ impl Mock {
     /// Names the shards in the endpoint slice.
     pub fn slice(&self, shards: &[&str]) {
         let endpoints: Vec<Value> = shards.iter().map(|shard| json!({"url": self.url(shard)})).collect();
-        self.put("", "apiexportendpointslices", "root:provider", "", "openkcm.io", json!({
-            "apiVersion": "apis.kcp.io/v1alpha1", "kind": "APIExportEndpointSlice",
-            "spec": {"export": {"name": "openkcm.io"}}, "status": {"endpoints": endpoints},
-        }));
+        self.put(
+            "",
+            "apiexportendpointslices",
+            "root:provider",
+            "",
+            "openkcm.io",
+            json!({
+                "apiVersion": "apis.kcp.io/v1alpha1", "kind": "APIExportEndpointSlice",
+                "spec": {"export": {"name": "openkcm.io"}}, "status": {"endpoints": endpoints},
+            }),
+        );
     }
 
     /// Creates or changes an object.
@@ -164,7 +173,14 @@ impl Mock {
         self.with(base, resource, |r| (r.lists, r.watches))
     }
 
-    pub fn object(&self, base: &str, resource: &str, cluster: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub fn object(
+        &self,
+        base: &str,
+        resource: &str,
+        cluster: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Value> {
         let key = (cluster.to_owned(), namespace.to_owned(), name.to_owned());
         self.with(base, resource, |r| r.objects.get(&key).cloned())
     }
@@ -187,7 +203,8 @@ impl Resource {
         self.version += 1;
         let key = (cluster.to_owned(), namespace.to_owned(), name.to_owned());
         let before = self.objects.get(&key);
-        let uid = before.map_or_else(|| json!(format!("uid-{}", self.version)), |o| o["metadata"]["uid"].clone());
+        let uid =
+            before.map_or_else(|| json!(format!("uid-{}", self.version)), |o| o["metadata"]["uid"].clone());
         let meta = &mut object["metadata"];
         meta["name"] = name.into();
         if !namespace.is_empty() {
@@ -223,10 +240,17 @@ fn status(code: u16, reason: &str) -> Response {
 async fn answer(State((world, changed)): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let query: BTreeMap<String, String> =
-        parts.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let query: BTreeMap<String, String> = parts
+        .uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let (base, rest) = if segments[0] == "clusters" { ("", &segments[..]) } else { (segments[0], &segments[1..]) };
+    let (base, rest) =
+        if segments[0] == "clusters" { ("", &segments[..]) } else { (segments[0], &segments[1..]) };
     let cluster = rest[1];
     let mut rest = if rest[2] == "api" { &rest[4..] } else { &rest[5..] };
     let mut namespace = "";
@@ -258,7 +282,12 @@ async fn answer(State((world, changed)): State<Shared>, request: Request) -> Res
     response
 }
 
-fn list(resource: &mut Resource, scope: (&str, &str), query: &BTreeMap<String, String>, mode: Mode) -> Response {
+fn list(
+    resource: &mut Resource,
+    scope: (&str, &str),
+    query: &BTreeMap<String, String>,
+    mode: Mode,
+) -> Response {
     let from: usize = query.get("continue").map_or(0, |token| token.parse().unwrap());
     if from == 0 {
         resource.lists += 1;
@@ -274,7 +303,8 @@ fn list(resource: &mut Resource, scope: (&str, &str), query: &BTreeMap<String, S
     let fits = |key: &&(String, String, String)| {
         (scope.0 == "*" || scope.0 == key.0) && (scope.1.is_empty() || scope.1 == key.1)
     };
-    let all: Vec<&Value> = resource.objects.iter().filter(|(key, _)| fits(key)).map(|(_, object)| object).collect();
+    let all: Vec<&Value> =
+        resource.objects.iter().filter(|(key, _)| fits(key)).map(|(_, object)| object).collect();
     let page: Vec<&Value> = all.iter().skip(from).take(limit).copied().collect();
     let next = from + page.len();
     let mut answer = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": resource.version.to_string()}, "items": page});
@@ -287,12 +317,22 @@ fn list(resource: &mut Resource, scope: (&str, &str), query: &BTreeMap<String, S
     axum::Json(answer).into_response()
 }
 
-fn write(resource: &mut Resource, method: &Method, (cluster, namespace): (&str, &str), rest: &[&str], body: &Bytes, mode: Mode) -> Response {
+fn write(
+    resource: &mut Resource,
+    method: &Method,
+    (cluster, namespace): (&str, &str),
+    rest: &[&str],
+    body: &Bytes,
+    mode: Mode,
+) -> Response {
     if mode == Mode::ReadOnly && *method != Method::GET {
         return status(403, "Forbidden");
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let name = rest.get(1).map_or_else(|| body["metadata"]["name"].as_str().unwrap_or_default().to_owned(), |name| (*name).to_owned());
+    let name = rest.get(1).map_or_else(
+        || body["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        |name| (*name).to_owned(),
+    );
     let key = (cluster.to_owned(), namespace.to_owned(), name.clone());
     let current = resource.objects.get(&key).cloned();
     let differs = |current: &Value, wanted: &Value| {
@@ -364,7 +404,11 @@ fn watch_stream(
                 let (lines, broken, version) = {
                     let all = world.lock().unwrap();
                     let resource = &all.resources[&id];
-                    let fits = |event: &Value| cluster == "*" || event["object"]["metadata"]["annotations"]["kcp.io/cluster"] == cluster.as_str();
+                    let fits = |event: &Value| {
+                        cluster == "*"
+                            || event["object"]["metadata"]["annotations"]["kcp.io/cluster"]
+                                == cluster.as_str()
+                    };
                     let new = resource.log.iter().filter(|(at, event)| *at > from && fits(event));
                     let lines: String = new.map(|(_, event)| format!("{event}\n")).collect();
                     (lines, resource.breaks != breaks, resource.version)

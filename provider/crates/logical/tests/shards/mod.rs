@@ -36,7 +36,10 @@ impl Drop for Shards {
             for log in ["root.log", "shard-1.log"] {
                 let text = fs::read_to_string(self.folder.path().join(log)).unwrap_or_default();
                 let errors: Vec<&str> = text.lines().filter(|line| line.starts_with('E')).collect();
-                eprintln!("== last errors of {log}\n{}", errors[errors.len().saturating_sub(15)..].join("\n"));
+                eprintln!(
+                    "== last errors of {log}\n{}",
+                    errors[errors.len().saturating_sub(15)..].join("\n")
+                );
             }
         }
     }
@@ -82,7 +85,11 @@ impl Shards {
         let client = Client::try_from(self.config(workspace).await).unwrap();
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
-        client.request(request.body(if body.is_null() { vec![] } else { body.to_string().into_bytes() }).unwrap()).await
+        client
+            .request(
+                request.body(if body.is_null() { vec![] } else { body.to_string().into_bytes() }).unwrap(),
+            )
+            .await
     }
 
     /// Until the server takes it: what a request needs may not be there yet.
@@ -91,7 +98,9 @@ impl Shards {
         loop {
             match self.send(workspace, method, path, body.clone()).await {
                 Ok(answer) => return answer,
-                Err(kube::Error::Api(status)) if status.code == 409 && method == "POST" => return Value::Null,
+                Err(kube::Error::Api(status)) if status.code == 409 && method == "POST" => {
+                    return Value::Null;
+                }
                 Err(error) => assert!(Instant::now() < deadline, "{method} {path} in {workspace}: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -140,10 +149,16 @@ impl Shards {
 
     pub async fn bind(&self, workspace: &str, provider: &str, export: &str) {
         let all = "/apis/apis.kcp.io/v1alpha2/apibindings";
-        self.insist(workspace, "POST", all, json!({
-            "apiVersion": "apis.kcp.io/v1alpha2", "kind": "APIBinding", "metadata": {"name": "it"},
-            "spec": {"reference": {"export": {"path": provider, "name": export}}},
-        })).await;
+        self.insist(
+            workspace,
+            "POST",
+            all,
+            json!({
+                "apiVersion": "apis.kcp.io/v1alpha2", "kind": "APIBinding", "metadata": {"name": "it"},
+                "spec": {"reference": {"export": {"path": provider, "name": export}}},
+            }),
+        )
+        .await;
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let now = self.insist(workspace, "GET", &format!("{all}/it"), Value::Null).await;
@@ -186,7 +201,11 @@ impl Shards {
         let pids = fs::read_to_string(self.folder.path().join("pids")).unwrap();
         let pid = pids.lines().nth(2).unwrap(); // cache server, root, shard-1, front proxy
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-        self.command = command.split(|b| *b == 0).filter(|a| !a.is_empty()).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+        self.command = command
+            .split(|b| *b == 0)
+            .filter(|a| !a.is_empty())
+            .map(|a| String::from_utf8_lossy(a).into_owned())
+            .collect();
         assert!(self.command.contains(&"--shard-name=shard-1".to_owned()), "{:?}", self.command);
         assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
     }
