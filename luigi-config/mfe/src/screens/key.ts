@@ -186,6 +186,7 @@ export class KeyScreen extends View {
         <span>${scheduleText(now)}</span>
         <ui5-button
           id="edit-schedule"
+          style="margin-block: -0.5rem"
           design="Transparent"
           icon="edit"
           tooltip=${denied ?? t("key.editSchedule")}

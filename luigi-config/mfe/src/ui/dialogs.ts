@@ -22,7 +22,7 @@ abstract class Base extends LitElement {
     styles,
     css`
       ui5-dialog::part(content) {
-        padding: 1rem;
+        padding: 1rem clamp(1rem, 5vw, 2rem);
       }
       ui5-dialog {
         width: min(38rem, calc(100vw - 2rem));
