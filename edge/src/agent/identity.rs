@@ -117,10 +117,12 @@ impl Identity {
         certificate: CertificateDer<'static>,
         authority: CertificateDer<'static>,
     ) -> Result<Self, IdentityError> {
-        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| IdentityError::Certificate)?;
-        let validity = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        let edge_id = edge_id(&parsed);
-        let identity = Self { path, key, edge_id, validity, authority, certificate: certificate.clone() };
+        let (validity, edge_id) = {
+            let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| IdentityError::Certificate)?;
+            let validity = parsed.validity();
+            ((validity.not_before.timestamp(), validity.not_after.timestamp()), edge_id(&parsed))
+        };
+        let identity = Self { path, key, certificate, authority, edge_id, validity };
         // Fails when the certificate is for another key.
         identity.tls()?;
         Ok(identity)
@@ -243,6 +245,5 @@ fn pem(label: &str, der: &[u8]) -> String {
         text.extend(line.iter().map(|byte| char::from(*byte)));
         text.push('\n');
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    text + "-----END " + label + "-----\n"
 }

@@ -10,7 +10,7 @@ mod identity;
 mod keys;
 mod tls;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use openkcm_edge_protocol::{
@@ -364,7 +364,7 @@ impl Agent {
             .map(|(name, callers)| KeyUsage { key: Some(keys::key_ref(name)), callers })
             .collect();
         self.reported = now;
-        (!keys.is_empty()).then(|| FromEdge { message: Some(Message::Usage(Usage { keys })) })
+        (!keys.is_empty()).then_some(FromEdge { message: Some(Message::Usage(Usage { keys })) })
     }
 
     fn now(&self) -> u64 {
@@ -379,6 +379,12 @@ async fn connect(url: &str, connector: tls::Connector) -> Result<tonic::transpor
 }
 
 fn uuid_text(bytes: [u8; 16]) -> String {
-    let hex = |range: std::ops::Range<usize>| bytes[range].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    [hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16)].join("-")
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
