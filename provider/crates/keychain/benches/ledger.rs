@@ -2,7 +2,7 @@
 //!
 //! `OPENKCM_BENCH_KEYS` (default 1,000,000) sets the size of the big ledger, `OPENKCM_BENCH_POSTGRES=1` adds
 //! PostgreSQL (a real server with fsync on).
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

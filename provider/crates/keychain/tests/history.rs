@@ -201,8 +201,8 @@ impl Run {
             Step::Rekey => self.rekey().await,
             Step::RewrapSome(limit) => {
                 let to = self.active();
-                for from in self.sealers[..self.state.account_keys as usize - 1].to_vec() {
-                    let batch = self.ledger().rewrap_batch(&from, &to, limit).await.unwrap();
+                for from in &self.sealers[..self.state.account_keys as usize - 1] {
+                    let batch = self.ledger().rewrap_batch(from, &to, limit).await.unwrap();
                     assert_eq!(batch.failed, 0);
                 }
             }

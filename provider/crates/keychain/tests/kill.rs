@@ -2,7 +2,7 @@
 //! process (this one) keeps the journal of what it was told. 0 versions lost, 0 numbers used twice.
 //!
 //! `OPENKCM_KILLS=1000` for the full set. With the feature `crash-points` it also dies at every named point.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::similar_names)]
 
 mod common;
 

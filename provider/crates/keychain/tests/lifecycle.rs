@@ -529,7 +529,7 @@ async fn a_second_opening_sees_the_same(mut world: World) {
     world.reopen().await;
     assert_eq!(world.ledger.tenants().await.unwrap(), std::slice::from_ref(&chain.tenant));
     assert_eq!(world.ledger.accounts(chain.tenant.id).await.unwrap(), std::slice::from_ref(&chain.account));
-    assert_eq!(world.ledger.keys(chain.tenant.id).await.unwrap(), [key.clone()]);
+    assert_eq!(world.ledger.keys(chain.tenant.id).await.unwrap(), std::slice::from_ref(&key));
     assert_eq!(chain.material(&world.ledger, key.id).await, material);
 }
 

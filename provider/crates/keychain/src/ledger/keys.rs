@@ -144,7 +144,7 @@ impl Ledger {
         // No number is used again, also not one of a history that was lost.
         let first = accepted.max(new.seen_version).saturating_add(1);
         let key = KeyId(Uuid::now_v7());
-        let sealed = sealer.seal(key, first, &SecretKey::random()?)?;
+        let blob = sealer.seal(key, first, &SecretKey::random()?)?;
         crash_point!("create.before-insert");
         let row = sqlx::query(
             "INSERT INTO service_keys (id, tenant, account, namespace, name, spec, created_at, current_version, \
@@ -167,7 +167,7 @@ impl Ledger {
         .deed("make a service key")?;
         crash_point!("create.before-version");
         let key_seq = Cells { table: "service_keys", row: &row }.int("seq")?;
-        tx.insert_version(key_seq, first, account_seq, sealer, "Active", sealed, now).await?;
+        tx.insert_version(key_seq, first, account_seq, sealer, "Active", blob, now).await?;
         crash_point!("create.before-commit");
         let row = tx.finish_key(key).await?;
         crash_point!("create.after-commit");
@@ -205,9 +205,9 @@ impl Ledger {
             return Err(KeychainError::LedgerBehind { namespace, name, current, seen });
         }
         let version = row.current_version.max(row.seen_version).saturating_add(1);
-        let sealed = sealer.seal(key, version, &SecretKey::random()?)?;
+        let blob = sealer.seal(key, version, &SecretKey::random()?)?;
         crash_point!("rotate.before-insert");
-        tx.insert_version(key_seq, version, account_seq, sealer, "PreActive", sealed, now).await?;
+        tx.insert_version(key_seq, version, account_seq, sealer, "PreActive", blob, now).await?;
         crash_point!("rotate.before-pointer");
         // The database moves the states of both versions with the pointer.
         sqlx::query(
@@ -541,7 +541,7 @@ impl Tx {
         account_seq: i64,
         sealer: &Sealer,
         state: &'static str,
-        sealed: Vec<u8>,
+        blob: Vec<u8>,
         now: Timestamp,
     ) -> Result<()> {
         sqlx::query(
@@ -553,7 +553,7 @@ impl Tx {
         .bind(account_seq)
         .bind(i64::from(sealer.account_key_version()))
         .bind(state)
-        .bind(sealed)
+        .bind(blob)
         .bind(now.as_microsecond())
         .execute(&mut *self.inner)
         .await

@@ -2,6 +2,8 @@
 //!
 //! Rows say which account key version seals them, so a re-wrap can be cut off anywhere and goes on where it was.
 
+use std::fmt::Write;
+
 use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
 
 use super::{
@@ -40,7 +42,7 @@ struct Sealed {
     service_key: i64,
     key: KeyId,
     version: u32,
-    sealed: Vec<u8>,
+    blob: Vec<u8>,
 }
 
 impl Ledger {
@@ -147,7 +149,7 @@ impl Ledger {
                 service_key: cells.int("service_key")?,
                 key: KeyId(cells.uuid("id")?),
                 version: cells.u32("version")?,
-                sealed: cells.opt_bytes("sealed")?.unwrap_or_default(),
+                blob: cells.opt_bytes("sealed")?.unwrap_or_default(),
             })
         };
         Ok((account_seq, rows.iter().map(decode).collect::<Result<_>>()?))
@@ -156,9 +158,9 @@ impl Ledger {
 
 fn reseal(from: &Sealer, to: &Sealer, mut batch: Vec<Sealed>) -> (Vec<Sealed>, u64) {
     let all = batch.len();
-    batch.retain_mut(|row| match from.rewrap(to, row.key, row.version, &row.sealed) {
+    batch.retain_mut(|row| match from.rewrap(to, row.key, row.version, &row.blob) {
         Ok(sealed) => {
-            row.sealed = sealed;
+            row.blob = sealed;
             true
         }
         Err(_) => false,
@@ -174,7 +176,7 @@ fn update_statement(rows: usize) -> String {
     for row in 0..rows {
         let first = 4 + row * 3;
         let comma = if row == 0 { "" } else { "," };
-        sql.push_str(&format!("{comma}(${},${},${})", first, first + 1, first + 2));
+        let _ = write!(sql, "{comma}(${},${},${})", first, first + 1, first + 2); // a String takes all
     }
     sql.push_str(
         ") AS n WHERE versions.service_key = n.column1 AND versions.version = n.column2 \
@@ -195,6 +197,6 @@ fn bind_rows<'q>(
         .bind(i64::from(to.account_key_version()))
         .bind(i64::from(from.account_key_version()));
     rows.iter().fold(query, |query, row| {
-        query.bind(row.service_key).bind(i64::from(row.version)).bind(row.sealed.clone())
+        query.bind(row.service_key).bind(i64::from(row.version)).bind(row.blob.clone())
     })
 }

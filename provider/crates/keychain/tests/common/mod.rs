@@ -182,4 +182,4 @@ pub fn bytes(key: &SecretKey) -> [u8; 32] {
     key.expose(|bytes| *bytes)
 }
 
-pub const LONG: Duration = Duration::from_secs(3600);
+pub const LONG: Duration = Duration::from_hours(1);

@@ -48,6 +48,7 @@ fn server() -> &'static Path {
     })
 }
 
+#[allow(clippy::zombie_processes)] // it outlives every test, and dies with this process
 fn start() -> PathBuf {
     remove_stale();
     let bin = binaries();
@@ -79,7 +80,7 @@ fn start() -> PathBuf {
         .process_group(0)
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let ready = || {
         let answer = Command::new(bin.join("pg_isready")).arg("-q").arg("-h").arg(&directory).status();
         answer.unwrap().success()
