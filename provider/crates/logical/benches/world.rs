@@ -129,7 +129,8 @@ async fn measure(workspaces: u64, compact: bool) {
         builder.watch_as(|account: Account| {
             let Account { spec, .. } = &account;
             let access = spec.access.clone().map(Box::new);
-            Compact::of(&account, (spec.provider_type, Box::from(spec.key_reference.as_str()), access))
+            let reference: Box<str> = spec.key_reference.as_str().into();
+            Compact::of(&account, (spec.provider_type, reference, access))
         });
         let keys = builder.watch_as(|key: ServiceEncryptionKey| {
             let spec = &key.spec;
