@@ -184,14 +184,14 @@ impl AzureRoot {
         let answer = match self.client.get_key(&self.key.name, Some(options)).await {
             Ok(answer) => answer,
             Err(error) => {
-                let error = explain(error, operation);
+                let error = explain(&error, operation);
                 // A deleted key is not found where it was, and shows among the deleted ones while it can be recovered.
                 let deleted = error.reason == Reason::NotFound
                     && self.client.get_deleted_key(&self.key.name, None).await.is_ok();
                 return Err(if deleted { failure(Reason::PendingDeletion, operation) } else { error });
             }
         };
-        let key = answer.into_model().map_err(|error| explain(error, operation))?;
+        let key = answer.into_model().map_err(|error| explain(&error, operation))?;
         check_validity(&key)?;
         let algorithm = self.algorithm(&key)?;
         let kid = self.resolved(key.key.and_then(|key| key.kid).as_deref())?;
@@ -237,13 +237,13 @@ impl AzureRoot {
             ..KeyOperationParameters::default()
         };
         let options = KeyClientWrapKeyOptions { key_version: self.key.version.clone(), ..KeyClientWrapKeyOptions::default() };
-        let body = parameters.try_into().map_err(|error| explain(error, operation))?;
+        let body = parameters.try_into().map_err(|error| explain(&error, operation))?;
         let answer = self
             .client
             .wrap_key(&self.key.name, body, Some(options))
             .await
             .and_then(azure_core::http::Response::into_model)
-            .map_err(|error| explain(error, operation))?;
+            .map_err(|error| explain(&error, operation))?;
         let kid = self.resolved(answer.kid.as_deref())?;
         let version = kid.version.clone().unwrap_or_default();
         let reference = AzureKey { version: None, ..kid }.to_string();
@@ -264,13 +264,13 @@ impl AzureRoot {
             value: Some(parts.ciphertext.to_vec()),
             ..KeyOperationParameters::default()
         };
-        let body = parameters.try_into().map_err(|error| explain(error, operation))?;
+        let body = parameters.try_into().map_err(|error| explain(&error, operation))?;
         let answer = self
             .client
             .unwrap_key(&key.name, version, body, None)
             .await
             .and_then(azure_core::http::Response::into_model)
-            .map_err(|error| explain(error, operation))?;
+            .map_err(|error| explain(&error, operation))?;
         let mut payload = answer.result.ok_or_else(|| failure(Reason::Unreachable, operation))?;
         let key = wrapped::open_payload(&mut payload, binding);
         payload.zeroize();
@@ -304,9 +304,9 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
     std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
 }
 
-fn explain(error: azure_core::Error, operation: Operation) -> Error {
-    let (reason, retry_after) = reason_of(&error, operation);
-    let explained = failure(reason, operation).with_source(&error);
+fn explain(error: &azure_core::Error, operation: Operation) -> Error {
+    let (reason, retry_after) = reason_of(error, operation);
+    let explained = failure(reason, operation).with_source(error);
     match retry_after {
         Some(after) => explained.with_retry_after(after),
         None => explained,
@@ -346,7 +346,6 @@ fn of_status(status: u16, code: Option<&str>, inner: Option<&str>, operation: Op
     match (status, code, inner) {
         (403, _, Some("KeyDisabled" | "KeyExpired" | "KeyNotYetValid")) => Reason::Disabled,
         (403, ..) => Reason::AccessDenied,
-        (401, ..) => Reason::Misconfigured,
         (404, ..) => Reason::NotFound,
         (409, _, Some("ObjectIsBeingDeleted" | "ObjectIsDeletedButRecoverable")) => Reason::PendingDeletion,
         (429, ..) => Reason::Throttled,

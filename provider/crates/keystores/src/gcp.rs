@@ -142,7 +142,7 @@ impl GcpRoot {
             .set_name(self.key.key_name())
             .send()
             .await
-            .map_err(|error| self.explain(error, operation))?;
+            .map_err(|error| self.explain(&error, operation))?;
         let algorithm = match key.purpose {
             CryptoKeyPurpose::EncryptDecrypt => Algorithm::Symmetric,
             CryptoKeyPurpose::AsymmetricDecrypt => Algorithm::RsaOaep256,
@@ -154,7 +154,7 @@ impl GcpRoot {
                 .set_name(self.key.to_string())
                 .send()
                 .await
-                .map_err(|error| self.explain(error, operation))?,
+                .map_err(|error| self.explain(&error, operation))?,
             // Asymmetric keys have no primary version.
             None if algorithm == Algorithm::RsaOaep256 => return Err(failure(Reason::WrongKeyType, operation)),
             None => key.primary.ok_or_else(|| failure(Reason::Disabled, operation))?,
@@ -208,7 +208,7 @@ impl GcpRoot {
             .with_idempotency(true)
             .send()
             .await
-            .map_err(|error| self.explain(error, operation))?;
+            .map_err(|error| self.explain(&error, operation))?;
         let arrived = answer.verified_plaintext_crc32c && answer.verified_additional_authenticated_data_crc32c;
         if !arrived || answer.ciphertext_crc32c != Some(sum(&answer.ciphertext)) {
             return Err(failure(Reason::Unreachable, operation));
@@ -227,7 +227,7 @@ impl GcpRoot {
             .set_name(self.key.to_string())
             .send()
             .await
-            .map_err(|error| self.explain(error, operation))?;
+            .map_err(|error| self.explain(&error, operation))?;
         if answer.pem_crc32c != Some(sum(answer.pem.as_bytes())) {
             return Err(damaged());
         }
@@ -267,7 +267,7 @@ impl GcpRoot {
                     .with_idempotency(true)
                     .send()
                     .await
-                    .map_err(|error| self.explain(error, operation))?;
+                    .map_err(|error| self.explain(&error, operation))?;
                 (answer.plaintext.to_vec(), answer.plaintext_crc32c)
             }
             Algorithm::RsaOaep256 => {
@@ -280,7 +280,7 @@ impl GcpRoot {
                     .with_idempotency(true)
                     .send()
                     .await
-                    .map_err(|error| self.explain(error, operation))?;
+                    .map_err(|error| self.explain(&error, operation))?;
                 if !answer.verified_ciphertext_crc32c {
                     return Err(failure(Reason::Unreachable, operation));
                 }
@@ -300,15 +300,15 @@ impl GcpRoot {
         key
     }
 
-    fn explain(&self, error: google_cloud_kms_v1::Error, operation: Operation) -> Error {
+    fn explain(&self, error: &google_cloud_kms_v1::Error, operation: Operation) -> Error {
         let explained = match &self.account {
             Some(_) if error.is_authentication() => Error::new(
                 Reason::AccessDenied,
                 "the service account in access.gcp cannot be used: grant roles/iam.serviceAccountTokenCreator on it to the provider's identity",
             ),
-            _ => failure(reason_of(&error, operation), operation),
+            _ => failure(reason_of(error, operation), operation),
         };
-        explained.with_source(&error)
+        explained.with_source(error)
     }
 }
 

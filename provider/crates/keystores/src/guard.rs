@@ -120,9 +120,8 @@ impl Guard {
     ) -> Result<T> {
         let _workspace = self.workspace_slot(kind, workspace)?;
         let place = self.place(place);
-        let _slot = match timeout(LONGEST_WAIT, Arc::clone(&place.slots).acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            _ => return Err(busy(kind)),
+        let Ok(Ok(_slot)) = timeout(LONGEST_WAIT, Arc::clone(&place.slots).acquire_owned()).await else {
+            return Err(busy(kind));
         };
         let admitted = place.health().admit(Instant::now());
         if let Err((reason, wait)) = admitted {

@@ -291,7 +291,7 @@ fn describe(token: &Token, key: &Pkcs11Key, session: &Session) -> std::result::R
         match attribute {
             Attribute::KeyType(kind) => aes = kind == KeyType::AES,
             Attribute::ValueLen(length) => long = u64::from(length) == 32,
-            Attribute::Id(id) if !id.is_empty() => version = id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Attribute::Id(id) if !id.is_empty() => version = hex(&id),
             Attribute::Encrypt(yes) | Attribute::Decrypt(yes) | Attribute::Wrap(yes) | Attribute::Unwrap(yes) => {
                 allowed &= yes;
             }
@@ -310,6 +310,10 @@ fn describe(token: &Token, key: &Pkcs11Key, session: &Session) -> std::result::R
         How::KeyWrap(..) => "AES-KWP-256",
     };
     Ok(Description { reference: key.to_string(), version, algorithm: algorithm.to_owned() })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
 }
 
 /// Algorithm and ciphertext.
