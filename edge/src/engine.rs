@@ -26,6 +26,16 @@ pub struct Engine {
     store: Arc<KeyStore>,
 }
 
+/// A new data key.
+pub struct DataKey {
+    /// For use now.
+    pub key: Zeroizing<Vec<u8>>,
+    /// To keep.
+    pub wrapped: Vec<u8>,
+    /// The version of the service key that wraps it.
+    pub version: u32,
+}
+
 /// Which of the two a batch does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -120,18 +130,18 @@ impl Engine {
         }
     }
 
-    /// A new random data key: itself, wrapped, and the version that wraps it.
+    /// A new random data key.
     pub fn generate_data_key(
         &self,
         address: Address<'_>,
         caller: &Caller,
         aad: &[u8],
-    ) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>, u32), OpError> {
+    ) -> Result<DataKey, OpError> {
         let mut key = Zeroizing::new(vec![0; DATA_KEY_LEN]);
         rand::fill(&mut key).map_err(|_| EnvelopeError::Library)?;
         let mut wrapped = Vec::with_capacity(DATA_KEY_LEN + OVERHEAD);
         let version = self.encrypt(address, caller, &key, aad, &mut wrapped)?;
-        Ok((key, wrapped, version))
+        Ok(DataKey { key, wrapped, version })
     }
 
     /// What the caller may know of a key.

@@ -170,7 +170,7 @@ async fn client_certificates_open_the_keys_that_name_them() {
     let tls = TlsConfig { certificate, key, client_authorities: pki.pem.clone().into_bytes() };
     let listeners = Listeners::default().bind_tcp("127.0.0.1:0".parse().unwrap(), tls).await.unwrap();
     let url = format!("https://{}", listeners.tcp_address().unwrap());
-    let edge = TestEdge::start_with(listeners, "mesh").await;
+    let edge = TestEdge::start_with(listeners, "mesh");
     let mut shared = entry(ACME, "payments", "shared");
     shared.clients = vec![client("mesh", "spiffe://mesh/app")];
     edge.store.put(shared).unwrap();

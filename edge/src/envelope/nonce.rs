@@ -83,7 +83,9 @@ impl Buffer {
         self.used = self.bytes.len();
         self.bytes.zeroize();
         random(&mut self.bytes)?;
-        self.sentinel = Some(SecretKey::random().map_err(|_| EnvelopeError::Library)?);
+        if self.is_forked() {
+            self.sentinel = Some(SecretKey::random().map_err(|_| EnvelopeError::Library)?);
+        }
         self.filled = now;
         self.used = 0;
         Ok(())

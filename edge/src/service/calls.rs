@@ -110,9 +110,9 @@ impl Crypto for Service {
             let caller = verified(&request)?.caller;
             let request = request.into_inner();
             let key = key_address(request.key.as_ref())?;
-            let (mut data_key, wrapped, version) = self.engine.generate_data_key(key, &caller, &request.aad)?;
-            let data_key = std::mem::take(&mut *data_key);
-            Ok(GenerateDataKeyResponse { data_key, wrapped, version })
+            let mut made = self.engine.generate_data_key(key, &caller, &request.aad)?;
+            let data_key = std::mem::take(&mut *made.key);
+            Ok(GenerateDataKeyResponse { data_key, wrapped: made.wrapped, version: made.version })
         })
     }
 

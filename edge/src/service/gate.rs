@@ -99,12 +99,11 @@ impl tower::Service<Request<Body>> for Gate {
         let mut gate = self.clone();
         let at_once = self.at_once(&request);
         Box::pin(async move {
-            let verified = match at_once {
-                Some(verified) => verified,
-                None => {
-                    let token = bearer(&request).and_then(Result::ok).unwrap_or_default().to_owned();
-                    gate.auth.verify(&token).await
-                }
+            let verified = if let Some(verified) = at_once {
+                verified
+            } else {
+                let token = bearer(&request).and_then(Result::ok).unwrap_or_default().to_owned();
+                gate.auth.verify(&token).await
             };
             let permit = Arc::clone(&gate.places).try_acquire_owned();
             let refusal = match (verified, permit) {

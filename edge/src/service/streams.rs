@@ -91,16 +91,15 @@ impl Progress {
             }
             let message =
                 message.map_err(|_| OpError::new(Code::Malformed, "the request stream broke off or is not readable"))?;
-            match message {
-                Some(message) => self.take(message, out)?,
-                None => {
-                    self.ended = true;
-                    // A stream may be empty, but it names its key.
-                    self.begin(&[], out)?;
-                    let stream = self.stream.take();
-                    let cut = || OpError::new(Code::Tampered, "the stream ends before its header does");
-                    stream.ok_or_else(cut)?.finish(out)?;
-                }
+            if let Some(message) = message {
+                self.take(message, out)?;
+            } else {
+                self.ended = true;
+                // A stream may be empty, but it names its key.
+                self.begin(&[], out)?;
+                let stream = self.stream.take();
+                let cut = || OpError::new(Code::Tampered, "the stream ends before its header does");
+                stream.ok_or_else(cut)?.finish(out)?;
             }
             // An encryption can say its header at once; there may be nothing else for a long time.
             if !out.is_empty() && self.direction == Direction::Encrypt {

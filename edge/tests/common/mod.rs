@@ -142,14 +142,14 @@ pub struct TestEdge {
 impl TestEdge {
     /// An edge with a long lease and the key payments/db of workspace `1acme`.
     pub async fn start() -> Self {
-        Self::start_with(Listeners::default(), "x509").await
+        std::future::ready(Self::start_with(Listeners::default(), "x509")).await
     }
 
-    pub async fn start_with(listeners: Listeners, certificate_issuer: &str) -> Self {
+    pub fn start_with(listeners: Listeners, certificate_issuer: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/edge.sock");
         let store = Arc::new(KeyStore::new());
-        store.renew_lease(store.now().saturating_add(Duration::from_secs(600)));
+        store.renew_lease(store.now().saturating_add(Duration::from_mins(10)));
         store.put(entry(ACME, "payments", "db")).unwrap();
 
         let (kcp, oidc) = (TestIssuer::new(KCP, "kcp-1"), TestIssuer::new(OIDC, "oidc-1"));

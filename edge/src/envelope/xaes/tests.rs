@@ -19,6 +19,10 @@ fn sealed(key: &XaesKey, nonce: &[u8; NONCE_LEN], aad: &[u8], plaintext: &[u8]) 
     data
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 /// The two vectors of the specification: one for each branch of the CMAC subkey.
 #[test]
 fn c2sp_vectors() {
@@ -29,8 +33,7 @@ fn c2sp_vectors() {
     ] {
         let key = key([byte; 32]);
         let mut data = sealed(&key, nonce, aad.as_bytes(), b"XAES-256-GCM");
-        let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, expected);
+        assert_eq!(hex(&data), expected);
         assert_eq!(key.open(nonce, aad.as_bytes(), &mut data).unwrap(), b"XAES-256-GCM");
     }
 }
@@ -59,7 +62,7 @@ fn accumulated(iterations: u32) -> String {
     }
     let mut digest = [0; 32];
     hash.finalize_xof().read(&mut digest);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest)
 }
 
 #[test]
