@@ -61,6 +61,7 @@ unit: ## Tests inside the crates: need nothing but cargo
 .PHONY: e2e
 e2e: build ## Every test of the workspace, on a kcp and key stores that run for as long
 	$(DEV) with-servers -- $(MAKE) --no-print-directory cargo-tests
+	test/key-stores/vendor-clients "$${XDG_CACHE_HOME:-$$HOME/.cache}/openkcm" $(BUILT)/openkcm-key-store-servers
 
 # What cargo tests; the ignored ones are those that need a kcp to be given to them.
 .PHONY: cargo-tests
