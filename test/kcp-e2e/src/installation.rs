@@ -162,7 +162,11 @@ impl Installation {
                 state?;
                 let answer = reqwest::get(&ready).await.context("its readiness page")?;
                 let status = answer.status();
-                ensure!(status.is_success(), "/readyz says {status}: {}", answer.text().await.unwrap_or_default());
+                ensure!(
+                    status.is_success(),
+                    "/readyz says {status}: {}",
+                    answer.text().await.unwrap_or_default()
+                );
                 Ok(())
             }
         })
@@ -246,11 +250,13 @@ impl Plan {
     /// What the operator configures: key stores for the provider, issuers of tokens for the edges.
     async fn write_settings(&self, kcp: &Kcp, stores: &KeyStores) -> Result<()> {
         fs::create_dir_all(self.data()).context("making the data folder")?;
-        fs::set_permissions(self.data(), fs::Permissions::from_mode(0o700)).context("closing the data folder")?;
+        fs::set_permissions(self.data(), fs::Permissions::from_mode(0o700))
+            .context("closing the data folder")?;
         fs::write(self.folder.join("key-stores.yaml"), stores.configuration(&self.folder)?)
             .context("writing the configuration of key stores")?;
         let keys = self.folder.join("kcp.jwks.json");
-        fs::write(&keys, kcp.service_account_keys().await?.to_string()).context("writing kcp's public keys")?;
+        fs::write(&keys, kcp.service_account_keys().await?.to_string())
+            .context("writing kcp's public keys")?;
         let issuers = json!([{"issuer": "https://kcp.default.svc", "kind": "kcp", "jwks": keys}]);
         // JSON is YAML.
         fs::write(self.folder.join("issuers.yaml"), issuers.to_string()).context("writing the edge's issuers")
@@ -359,7 +365,11 @@ pub fn write_private(path: &Path, text: &str) -> Result<()> {
 }
 
 fn run(mut command: Command, what: &str) -> Result<String> {
-    let output = command.without_our_variables().stdin(Stdio::null()).output().with_context(|| format!("starting: {what}"))?;
+    let output = command
+        .without_our_variables()
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting: {what}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success(),

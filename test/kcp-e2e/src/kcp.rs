@@ -57,11 +57,8 @@ impl Kcp {
         // Of an earlier start, with another port in it: kcp writes it again.
         let _ = fs::remove_file(&kubeconfig);
         let process = Process::start(&recipe, &options.logs, options.lifetime)?;
-        let mut kcp = Self {
-            process: Some(process),
-            kubeconfig,
-            url: format!("https://127.0.0.1:{}", options.port),
-        };
+        let mut kcp =
+            Self { process: Some(process), kubeconfig, url: format!("https://127.0.0.1:{}", options.port) };
         kcp.wait_until_ready().await?;
         Ok(kcp)
     }
@@ -77,8 +74,14 @@ impl Kcp {
     /// One that somebody else started, by its administrator's kubeconfig.
     pub fn attach(kubeconfig: &Path) -> Result<Self> {
         let text = Kubeconfig::read_from(kubeconfig).context("reading kcp's kubeconfig")?;
-        let base = text.clusters.iter().find(|cluster| cluster.name == "base").and_then(|named| named.cluster.as_ref());
-        let url = base.and_then(|cluster| cluster.server.clone()).context("a kubeconfig of kcp has a cluster `base`")?;
+        let base = text
+            .clusters
+            .iter()
+            .find(|cluster| cluster.name == "base")
+            .and_then(|named| named.cluster.as_ref());
+        let url = base
+            .and_then(|cluster| cluster.server.clone())
+            .context("a kubeconfig of kcp has a cluster `base`")?;
         Ok(Self { process: None, kubeconfig: kubeconfig.to_owned(), url })
     }
 
@@ -134,15 +137,19 @@ impl Kcp {
     /// Its certificate authority, in base64 of PEM as a kubeconfig has it.
     pub fn certificate_authority(&self) -> Result<String> {
         let text = Kubeconfig::read_from(&self.kubeconfig).context("reading kcp's kubeconfig")?;
-        let cluster = text.clusters.into_iter().find(|cluster| cluster.name == "base").and_then(|named| named.cluster);
-        cluster.and_then(|it| it.certificate_authority_data).context("a kubeconfig of kcp has its authority inside")
+        let cluster =
+            text.clusters.into_iter().find(|cluster| cluster.name == "base").and_then(|named| named.cluster);
+        cluster
+            .and_then(|it| it.certificate_authority_data)
+            .context("a kubeconfig of kcp has its authority inside")
     }
 
     /// The public keys that service account tokens are signed with, as a JWK set.
     pub async fn service_account_keys(&self) -> Result<Value> {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context("reading kcp's kubeconfig")?;
         let context = KubeConfigOptions { context: Some("shard-base".to_owned()), ..Default::default() };
-        let config = Config::from_custom_kubeconfig(kubeconfig, &context).await.context("context shard-base")?;
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &context).await.context("context shard-base")?;
         let client = Client::try_from(config).context("a client of the shard")?;
         get(&client, "/openid/v1/jwks").await
     }
@@ -158,7 +165,8 @@ async fn client(kubeconfig: &Path, context: &str, url: &str, path: &str) -> Resu
     use_one_crypto_provider();
     let kubeconfig = Kubeconfig::read_from(kubeconfig).context("reading kcp's kubeconfig")?;
     let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kcp's kubeconfig")?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kcp's kubeconfig")?;
     config.cluster_url = format!("{url}/clusters/{path}").parse().context("the URL of a workspace")?;
     config.read_timeout = Some(Duration::from_secs(60));
     Client::try_from(config).context("a client of a workspace")

@@ -50,7 +50,10 @@ pub fn kcp_binaries() -> Result<PathBuf> {
 /// A fresh folder for the data and logs of one test run, below cargo's target folder; what earlier runs left is removed.
 pub fn test_run() -> Result<PathBuf> {
     let me = env::current_exe().context("the path of the running program")?;
-    let target = me.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).map_or_else(env::temp_dir, Path::to_owned);
+    let target = me
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").exists())
+        .map_or_else(env::temp_dir, Path::to_owned);
     let runs = target.join("kcp-e2e");
     for old in fs::read_dir(&runs).into_iter().flatten().flatten() {
         // Named by the process that owns it.

@@ -34,9 +34,8 @@ impl Aws {
     /// Starts it (and installs it the first time).
     pub async fn start(port: u16, logs: &Path, lifetime: Lifetime) -> Result<Self> {
         let data = logs.join("localstack");
-        let recipe = Recipe::new("localstack", script("localstack"), [paths::cache()])
-            .arg(port.to_string())
-            .arg(data);
+        let recipe =
+            Recipe::new("localstack", script("localstack"), [paths::cache()]).arg(port.to_string()).arg(data);
         let mut process = Process::start(&recipe, logs, lifetime)?;
         let aws = Self::attach(format!("http://127.0.0.1:{port}"));
         let health = format!("{}/_localstack/health", aws.endpoint);
@@ -61,7 +60,10 @@ impl Aws {
 
     /// Takes a detached one over that is already running.
     pub fn find(port: u16, logs: &Path) -> Option<Self> {
-        Some(Self { _process: Some(Process::find("localstack", logs)?), endpoint: format!("http://127.0.0.1:{port}") })
+        Some(Self {
+            _process: Some(Process::find("localstack", logs)?),
+            endpoint: format!("http://127.0.0.1:{port}"),
+        })
     }
 
     /// Where it listens.

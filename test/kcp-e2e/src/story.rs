@@ -46,17 +46,20 @@ impl World {
     async fn start() -> Result<Self> {
         let folder = paths::test_run()?;
         let variable = |name| std::env::var_os(name);
-        let (kcp, aws) = match (variable("OPENKCM_TEST_ADMIN_KUBECONFIG"), std::env::var("OPENKCM_AWS_ENDPOINT")) {
-            (Some(kubeconfig), Ok(endpoint)) => (Kcp::attach(kubeconfig.as_ref())?, Aws::attach(endpoint)),
-            _ => {
-                let [kcp_port, aws_port] = free_ports()?;
-                let lifetime = Lifetime::Owned;
-                let (folder, logs) = (folder.join("kcp"), folder.clone());
-                let aws = Aws::start(aws_port, &logs, lifetime);
-                let options = KcpOptions { folder, logs: logs.clone(), lifetime, port: kcp_port };
-                tokio::try_join!(Kcp::start(&options), aws)?
-            }
-        };
+        let (kcp, aws) =
+            match (variable("OPENKCM_TEST_ADMIN_KUBECONFIG"), std::env::var("OPENKCM_AWS_ENDPOINT")) {
+                (Some(kubeconfig), Ok(endpoint)) => {
+                    (Kcp::attach(kubeconfig.as_ref())?, Aws::attach(endpoint))
+                }
+                _ => {
+                    let [kcp_port, aws_port] = free_ports()?;
+                    let lifetime = Lifetime::Owned;
+                    let (folder, logs) = (folder.join("kcp"), folder.clone());
+                    let aws = Aws::start(aws_port, &logs, lifetime);
+                    let options = KcpOptions { folder, logs: logs.clone(), lifetime, port: kcp_port };
+                    tokio::try_join!(Kcp::start(&options), aws)?
+                }
+            };
         Ok(Self { kcp, stores: KeyStores { aws, granted: vec![format!("root:{GRANTED}*")] }, folder })
     }
 
@@ -239,7 +242,8 @@ impl Team {
 
     /// Waits until a service key has an effective state and returns it.
     pub async fn key_is(&self, name: &str, state: &str) -> Result<Value> {
-        self.expect(SERVICE_KEY, name, &format!("its state is {state}"), |it| it["status"]["state"] == state).await
+        self.expect(SERVICE_KEY, name, &format!("its state is {state}"), |it| it["status"]["state"] == state)
+            .await
     }
 
     /// Waits until a service key is at a version.
@@ -267,8 +271,14 @@ impl Team {
     }
 
     /// An application at a certain edge that names a tenant: its own, or one that it has no business with.
-    pub async fn application_at(&self, edge: usize, service_account: &str, tenant: &str) -> Result<Application> {
-        let token_file = self.folder.join(format!("{}-{}.token", self.cluster(), service_account.replace('/', "-")));
+    pub async fn application_at(
+        &self,
+        edge: usize,
+        service_account: &str,
+        tenant: &str,
+    ) -> Result<Application> {
+        let token_file =
+            self.folder.join(format!("{}-{}.token", self.cluster(), service_account.replace('/', "-")));
         write_private(&token_file, &self.token(service_account, Some(AUDIENCE)).await?)?;
         Ok(Application {
             edge_binary: paths::built("openkcm-edge")?,
@@ -284,7 +294,12 @@ impl Team {
             let name = name.as_str().unwrap_or_default();
             let shown = json!({"spec": object["spec"], "status": object["status"], "finalizers": object["metadata"]["finalizers"],
                 "deletionTimestamp": object["metadata"]["deletionTimestamp"]});
-            writeln!(report, "--- {} {}{name}", kind.name, namespace.map(|it| format!("{it}/")).unwrap_or_default())?;
+            writeln!(
+                report,
+                "--- {} {}{name}",
+                kind.name,
+                namespace.map(|it| format!("{it}/")).unwrap_or_default()
+            )?;
             writeln!(report, "{}", serde_json::to_string_pretty(&shown)?)?;
             for event in self.events(kind, name).await? {
                 writeln!(report, "    event {event}")?;
@@ -335,5 +350,8 @@ impl Patient for Application {
 
 /// A folder's files, read whole: for a search for what must not be there.
 pub fn read_all(paths: &[PathBuf]) -> Result<String> {
-    paths.iter().map(|path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))).collect()
+    paths
+        .iter()
+        .map(|path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display())))
+        .collect()
 }

@@ -58,7 +58,11 @@ impl Kind {
     }
 
     fn api_version(self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 }
 
@@ -99,7 +103,11 @@ impl Workspace {
         let client = kcp.client(path).await?;
         let api = Api::<DynamicObject>::all_with(client.clone(), &LOGICAL_CLUSTER.resource());
         let own = api.get("cluster").await.with_context(|| format!("opening workspace {path}"))?;
-        let cluster = own.metadata.annotations.unwrap_or_default().remove(kcp_client_rs::logical_cluster::CLUSTER_ANNOTATION);
+        let cluster = own
+            .metadata
+            .annotations
+            .unwrap_or_default()
+            .remove(kcp_client_rs::logical_cluster::CLUSTER_ANNOTATION);
         let cluster = cluster.context("a logical cluster without its name")?;
         Ok(Self {
             path: path.to_owned(),
@@ -240,7 +248,8 @@ impl Workspace {
     ///
     /// Without an audience it is for kcp itself.
     pub async fn token(&self, service_account: &str, audience: Option<&str>) -> Result<String> {
-        let (namespace, name) = service_account.split_once('/').context("a service account is NAMESPACE/NAME")?;
+        let (namespace, name) =
+            service_account.split_once('/').context("a service account is NAMESPACE/NAME")?;
         self.namespace(namespace).await?;
         self.apply(json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace},
@@ -250,9 +259,10 @@ impl Workspace {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"audiences": audience.into_iter().collect::<Vec<_>>(), "expirationSeconds": 24 * 3600},
         });
-        let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"))
-            .header("content-type", "application/json")
-            .body(serde_json::to_vec(&body)?)?;
+        let request =
+            http::Request::post(format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"))
+                .header("content-type", "application/json")
+                .body(serde_json::to_vec(&body)?)?;
         let answer: Value = self.client.request(request).await.context("asking for a token")?;
         text(&answer["status"]["token"]).context("an answer without a token")
     }
@@ -300,7 +310,9 @@ impl Workspace {
 
     /// A namespace, made if it is not there.
     pub async fn namespace(&self, name: &str) -> Result<()> {
-        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await.map(drop)
+        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+            .await
+            .map(drop)
     }
 
     fn api(&self, kind: Kind, name: &str) -> Api<DynamicObject> {
@@ -343,7 +355,11 @@ fn address(object: &Value) -> Result<(Kind, String)> {
         .find(|kind| object["kind"] == kind.name && object["apiVersion"] == kind.api_version())
         .with_context(|| format!("no scenario uses {} {}", object["apiVersion"], object["kind"]))?;
     let name = text(&object["metadata"]["name"]).context("an object without a name")?;
-    Ok((*kind, text(&object["metadata"]["namespace"]).map_or(name.clone(), |namespace| format!("{namespace}/{name}"))))
+    Ok((
+        *kind,
+        text(&object["metadata"]["namespace"])
+            .map_or(name.clone(), |namespace| format!("{namespace}/{name}")),
+    ))
 }
 
 fn base_name(name: &str) -> &str {

@@ -61,8 +61,12 @@ fn normalised(line: &str) -> String {
 fn matches(shown: &[String], printed: &[String]) -> bool {
     match shown.split_first() {
         None => printed.is_empty(),
-        Some((first, rest)) if first == "..." => (0..=printed.len()).any(|skipped| matches(rest, &printed[skipped..])),
-        Some((first, rest)) => printed.split_first().is_some_and(|(line, more)| line == first && matches(rest, more)),
+        Some((first, rest)) if first == "..." => {
+            (0..=printed.len()).any(|skipped| matches(rest, &printed[skipped..]))
+        }
+        Some((first, rest)) => {
+            printed.split_first().is_some_and(|(line, more)| line == first && matches(rest, more))
+        }
     }
 }
 
@@ -72,16 +76,26 @@ fn the_readme_shows_what_happens() {
     let root = paths::work_tree();
     let steps = session(&fs::read_to_string(root.join("README.md")).unwrap());
     assert!(steps.len() >= 3, "the README shows no session");
-    let script: String =
-        steps.iter().map(|step| format!("{{ {}\n}} 2>&1; printf '\\n%s\\n' '{MARK}'\n", step.command)).collect();
-    let output = Command::new("bash").arg("-c").arg(script).current_dir(&root).stdin(Stdio::null()).output().unwrap();
+    let script: String = steps
+        .iter()
+        .map(|step| format!("{{ {}\n}} 2>&1; printf '\\n%s\\n' '{MARK}'\n", step.command))
+        .collect();
+    let output =
+        Command::new("bash").arg("-c").arg(script).current_dir(&root).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let printed: Vec<&str> = text.split(MARK).collect();
     let mut wrong = String::new();
     for (step, printed) in steps.iter().zip(printed) {
-        let lines = |text: &str| -> Vec<String> { text.lines().map(normalised).filter(|line| !line.is_empty()).collect() };
+        let lines = |text: &str| -> Vec<String> {
+            text.lines().map(normalised).filter(|line| !line.is_empty()).collect()
+        };
         if !matches(&lines(&step.shown.join("\n")), &lines(printed)) {
-            wrong += &format!("$ {}\nshown:\n{}\nprinted:\n{}\n\n", step.command, step.shown.join("\n"), printed.trim());
+            wrong += &format!(
+                "$ {}\nshown:\n{}\nprinted:\n{}\n\n",
+                step.command,
+                step.shown.join("\n"),
+                printed.trim()
+            );
         }
     }
     assert!(wrong.is_empty(), "README.md is not what happens:\n\n{wrong}");

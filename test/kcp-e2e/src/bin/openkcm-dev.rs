@@ -83,8 +83,7 @@ async fn with_servers(command: &[String]) -> Result<ExitCode> {
     let folder = paths::test_run()?;
     let [kcp_port, aws_port] = free_ports()?;
     let lifetime = Lifetime::Owned;
-    let options =
-        KcpOptions { folder: folder.join("kcp"), logs: folder.clone(), lifetime, port: kcp_port };
+    let options = KcpOptions { folder: folder.join("kcp"), logs: folder.clone(), lifetime, port: kcp_port };
     println!("starting kcp and LocalStack; their logs: {}", folder.display());
     let (kcp, aws) = tokio::try_join!(Kcp::start(&options), Aws::start(aws_port, &folder, lifetime))?;
 
@@ -98,7 +97,8 @@ async fn with_servers(command: &[String]) -> Result<ExitCode> {
 
     let binaries = paths::kcp_binaries()?;
     let others = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(iter::once(binaries.clone()).chain(env::split_paths(&others))).context("a PATH")?;
+    let path =
+        env::join_paths(iter::once(binaries.clone()).chain(env::split_paths(&others))).context("a PATH")?;
     let status = tokio::process::Command::new(program)
         .args(args)
         .env("OPENKCM_TEST_ADMIN_KUBECONFIG", kcp.kubeconfig())
@@ -196,7 +196,9 @@ impl Dev {
         workspace.account("aws-production", &root).await?;
         workspace.expect(ACCOUNT, "aws-production", "it is Ready", |it| is_true(it, "Ready")).await?;
         workspace.service_key(DEMO_KEY, "aws-production").await?;
-        workspace.expect(SERVICE_KEY, DEMO_KEY, "it is Active", |it| it["status"]["state"] == "Active").await?;
+        workspace
+            .expect(SERVICE_KEY, DEMO_KEY, "it is Active", |it| it["status"]["state"] == "Active")
+            .await?;
 
         let token_file = self.folder.join("demo.token");
         write_private(&token_file, &workspace.token("payments/app", Some(AUDIENCE)).await?)?;
@@ -214,7 +216,8 @@ impl Dev {
         .await?;
         let opened = application.decrypt(DEMO_KEY, &sealed)?.map_err(|refusal| anyhow::anyhow!(refusal.0))?;
         ensure!(opened == secret, "the edge decrypted to something else");
-        let roundtrip = format!("{} bytes -> {} bytes -> the same {} bytes", secret.len(), sealed.len(), opened.len());
+        let roundtrip =
+            format!("{} bytes -> {} bytes -> the same {} bytes", secret.len(), sealed.len(), opened.len());
         Ok(Demo { tenant, token_file, roundtrip })
     }
 
@@ -231,7 +234,8 @@ impl Dev {
             }))
             .await?;
         let shell = self.folder.join("console.json");
-        let settings = json!({"workspace": DEMO_WORKSPACE, "tokenFile": token_file, "user": "demo administrator"});
+        let settings =
+            json!({"workspace": DEMO_WORKSPACE, "tokenFile": token_file, "user": "demo administrator"});
         fs::write(&shell, settings.to_string()).context("writing the console's settings")?;
         let authority = self.folder.join("kcp-ca.pem");
         fs::write(&authority, BASE64_STANDARD.decode(kcp.certificate_authority()?).context("base64")?)
@@ -257,7 +261,12 @@ impl Dev {
             let state = process.check();
             async move {
                 state?;
-                reqwest::get(url).await.context("its first page")?.error_for_status().context("its first page").map(drop)
+                reqwest::get(url)
+                    .await
+                    .context("its first page")?
+                    .error_for_status()
+                    .context("its first page")
+                    .map(drop)
             }
         })
         .await
@@ -326,9 +335,11 @@ impl Dev {
     /// Puts the built binaries into `.openkcm/bin`; a process whose binary changed is stopped, to be started again.
     fn install_binaries(&self) -> Result<()> {
         let bin = self.folder.join("bin");
-        for (name, processes) in
-            [("openkcm-provider", &["provider"][..]), ("openkcm-edge", &["edge-1", "edge-2"]), ("openkcm-console", &["console"])]
-        {
+        for (name, processes) in [
+            ("openkcm-provider", &["provider"][..]),
+            ("openkcm-edge", &["edge-1", "edge-2"]),
+            ("openkcm-console", &["console"]),
+        ] {
             let built = fs::read(paths::built(name)?).with_context(|| format!("reading {name}"))?;
             let installed = bin.join(name);
             if fs::read(&installed).is_ok_and(|old| old == built) {
@@ -375,7 +386,14 @@ impl Dev {
         fs::write(self.folder.join("env"), text).context("writing .openkcm/env")
     }
 
-    fn print_table(&self, kcp: &Kcp, stores: &KeyStores, installation: &Installation, demo: &Demo, console_url: &str) {
+    fn print_table(
+        &self,
+        kcp: &Kcp,
+        stores: &KeyStores,
+        installation: &Installation,
+        demo: &Demo,
+        console_url: &str,
+    ) {
         println!("\nOpenKCM is up ({} s).\n", self.started.elapsed().as_secs());
         let row = |what: &str, at: &str, log: &str| println!("  {what:<22} {at:<58} {log}");
         row("WHAT", "WHERE", "LOG (.openkcm/logs)");
@@ -383,7 +401,11 @@ impl Dev {
         row("AWS KMS (LocalStack)", stores.aws.endpoint(), "localstack.log");
         row("provider", &installation.metrics_url(), "provider.log");
         for edge in installation.edges() {
-            row(edge.process().name(), &self.relative(edge.socket()), &format!("{}.log", edge.process().name()));
+            row(
+                edge.process().name(),
+                &self.relative(edge.socket()),
+                &format!("{}.log", edge.process().name()),
+            );
         }
         row("console", console_url, "console.log");
         row("export", &format!("{EXPORT} in {}", installation.workspace()), "");

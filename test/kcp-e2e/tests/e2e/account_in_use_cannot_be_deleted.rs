@@ -16,7 +16,9 @@ fn account_with_dependents_cannot_be_deleted() {
         team.chain(&story.kms(), "aws", KEY).await?;
         team.expect(ACCOUNT, "aws", "it counts its key", |it| it["status"]["dependents"] == 1).await?;
 
-        let Err(refused) = team.delete(ACCOUNT, "aws").await else { anyhow::bail!("the Account was deleted") };
+        let Err(refused) = team.delete(ACCOUNT, "aws").await else {
+            anyhow::bail!("the Account was deleted")
+        };
         let message = format!("{refused:#}");
         ensure!(message.contains("protects 1 ServiceEncryptionKey"), "the message does not count: {message}");
         ensure!(message.contains("kubectl get sek"), "the message does not say how to list them: {message}");

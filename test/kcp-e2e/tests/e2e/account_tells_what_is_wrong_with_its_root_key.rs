@@ -16,8 +16,15 @@ fn account_with_a_working_key_is_ready() {
         team.account("aws", &root).await?;
         let account = team.account_ready("aws").await?;
         ensure!(is_true(&account, "RootKeyVerified"), "it is Ready without a verified root key");
-        ensure!(account["status"]["accountKeyVersion"] == 1, "its account key is {}", account["status"]["accountKeyVersion"]);
-        ensure!(account["status"]["rootKey"]["lastVerified"].is_string(), "it does not say when it was verified");
+        ensure!(
+            account["status"]["accountKeyVersion"] == 1,
+            "its account key is {}",
+            account["status"]["accountKeyVersion"]
+        );
+        ensure!(
+            account["status"]["rootKey"]["lastVerified"].is_string(),
+            "it does not say when it was verified"
+        );
 
         // An alias is as good as the key.
         let alias = story.kms().alias(&format!("alias/e2e-{}", team.cluster()), &root).await?;
@@ -47,9 +54,12 @@ fn account_says_why_its_key_cannot_be_used() {
 
         team.account("signing", &kms.create_signing_key().await?).await?;
 
-        for (name, reason) in
-            [("missing", "NotFound"), ("disabled", "Disabled"), ("dying", "PendingDeletion"), ("signing", "WrongKeyType")]
-        {
+        for (name, reason) in [
+            ("missing", "NotFound"),
+            ("disabled", "Disabled"),
+            ("dying", "PendingDeletion"),
+            ("signing", "WrongKeyType"),
+        ] {
             let message = team.account_refused(name, reason).await?;
             ensure!(message.len() > 20, "Account {name} gives no help: {message}");
         }

@@ -11,7 +11,10 @@ async fn enabled(story: &mut Story, name: &str) -> Result<(Team, String)> {
     team.enable().await?;
     let tenant = team.active_tenant().await?;
     ensure!(tenant["status"]["path"] == team.path(), "its path is {}", tenant["status"]["path"]);
-    ensure!(tenant["status"]["logicalCluster"] == team.cluster().as_str(), "it names another logical cluster");
+    ensure!(
+        tenant["status"]["logicalCluster"] == team.cluster().as_str(),
+        "it names another logical cluster"
+    );
     ensure!(tenant["status"]["recovered"] == false, "a new tenant has nothing to recover");
     let name = tenant["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     Ok((team, name))
@@ -35,7 +38,10 @@ fn same_names_in_different_organisations_and_names_that_look_alike() {
         for path in ["acme:payments", "umbrella:payments", "a-b", "a:b"] {
             let (team, _) = enabled(story, path).await?;
             ensure!(clusters.insert(team.cluster().clone()), "two tenants are one logical cluster");
-            ensure!(team.list(kcp_e2e::workspace::TENANT).await?.len() == 1, "not exactly one Tenant in {path}");
+            ensure!(
+                team.list(kcp_e2e::workspace::TENANT).await?.len() == 1,
+                "not exactly one Tenant in {path}"
+            );
         }
         Ok(())
     });

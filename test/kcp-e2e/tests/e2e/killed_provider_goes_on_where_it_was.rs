@@ -34,7 +34,8 @@ fn killed_at_any_moment_it_ends_in_the_same_state() {
             team.key_is(&key, "Active").await?;
             let application = team.application("payments/app").await?;
             let sealed = application.encrypts(&key, "v1").await?;
-            team.patch(SERVICE_KEY, &key, json!({"spec": {"rotationRequest": format!("round {round}")}})).await?;
+            team.patch(SERVICE_KEY, &key, json!({"spec": {"rotationRequest": format!("round {round}")}}))
+                .await?;
             killed_after(story, u64::from(round) * 30).await?;
             team.key_is_at(&key, "v2").await?;
             team.patch(SERVICE_KEY, &key, json!({"spec": {"state": "Disabled"}})).await?;

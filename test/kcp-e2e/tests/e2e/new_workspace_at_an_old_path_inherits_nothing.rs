@@ -19,7 +19,10 @@ fn new_workspace_at_an_old_path() {
         let (parent, name) = old.path().rsplit_once(':').unwrap_or_default();
         Workspace::open(story.kcp(), parent).await?.delete_child(name).await?;
         let new = story.workspace("org:team").await?;
-        ensure!(new.path() == old.path() && new.cluster() != old.cluster(), "kcp gave the same workspace back");
+        ensure!(
+            new.path() == old.path() && new.cluster() != old.cluster(),
+            "kcp gave the same workspace back"
+        );
 
         new.enable().await?;
         let tenant = new.active_tenant().await?;
@@ -31,7 +34,9 @@ fn new_workspace_at_an_old_path() {
         new.chain(&story.kms(), "aws", KEY).await?;
         let application = new.application("payments/app").await?;
         application.encrypts(KEY, "theirs").await?;
-        let Err(refusal) = application.decrypt(KEY, &sealed)? else { anyhow::bail!("it reads what its predecessor wrote") };
+        let Err(refusal) = application.decrypt(KEY, &sealed)? else {
+            anyhow::bail!("it reads what its predecessor wrote")
+        };
         ensure!(!refusal.0.contains("internal"), "{}", refusal.0);
         Ok(())
     });

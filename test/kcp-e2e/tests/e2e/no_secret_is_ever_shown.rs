@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, ensure};
 use kcp_e2e::{
-    story::{Patient as _, read_all, scenario},
     stores::AWS_ACCESS_KEY,
+    story::{Patient as _, read_all, scenario},
     workspace::{ACCOUNT, EVENT, SERVICE_KEY, TENANT},
 };
 use serde_json::json;
@@ -40,7 +40,9 @@ fn neither_credentials_nor_tokens_nor_plaintexts_show_in_logs_metrics_or_objects
 
         let token = std::fs::read_to_string(&application.token_file).context("the application's token")?;
         let signature = token.trim().rsplit('.').next().context("a token has a signature")?.to_owned();
-        for (what, canary) in [("AWS credentials", AWS_ACCESS_KEY.1), ("a plaintext", PLAINTEXT), ("a token", &signature)] {
+        for (what, canary) in
+            [("AWS credentials", AWS_ACCESS_KEY.1), ("a plaintext", PLAINTEXT), ("a token", &signature)]
+        {
             for (place, text) in [("logs", &logs), ("metrics", &metrics), ("objects", &objects)] {
                 ensure!(!text.contains(canary), "{what} in the {place}");
             }

@@ -35,12 +35,18 @@ fn only_service_accounts_of_the_workspace_and_namespace_may_use_a_key() {
         let here = refused(&stranger, &sealed, "not-allowed")?;
         let nowhere = Application { tenant: "tenant-root-nobody".to_owned(), ..stranger };
         let there = refused(&nowhere, &sealed, "not-allowed")?;
-        ensure!(here.replace(&tenant, "T") == there.replace("tenant-root-nobody", "T"), "{here:?} differs from {there:?}");
+        ensure!(
+            here.replace(&tenant, "T") == there.replace("tenant-root-nobody", "T"),
+            "{here:?} differs from {there:?}"
+        );
 
         // A token for another audience, and no token.
         let mut forged = team.application("payments/app").await?;
         forged.token_file = forged.token_file.with_extension("forged");
-        kcp_e2e::installation::write_private(&forged.token_file, &team.token("payments/app", Some("elsewhere")).await?)?;
+        kcp_e2e::installation::write_private(
+            &forged.token_file,
+            &team.token("payments/app", Some("elsewhere")).await?,
+        )?;
         refused(&forged, &sealed, "unauthenticated")?;
         kcp_e2e::installation::write_private(&forged.token_file, "not a token")?;
         refused(&forged, &sealed, "unauthenticated")?;

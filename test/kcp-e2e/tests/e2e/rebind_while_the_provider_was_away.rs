@@ -30,7 +30,11 @@ fn unbind_and_rebind_while_the_provider_was_down() {
         team.expect(BINDING, "openkcm-again", "it is Bound", |it| it["status"]["phase"] == "Bound").await?;
         let back = team.active_tenant().await?;
         ensure!(back["metadata"]["name"] == tenant.as_str(), "it is another tenant");
-        ensure!(back["status"]["recovered"] == true, "it does not say that it was recovered: {}", back["status"]);
+        ensure!(
+            back["status"]["recovered"] == true,
+            "it does not say that it was recovered: {}",
+            back["status"]
+        );
         team.account_ready("aws").await?;
         team.key_is_at(KEY, "v1").await?;
         application.decrypts(KEY, &sealed, "from before").await

@@ -23,7 +23,11 @@ fn rotate_now_makes_exactly_one_version_and_old_ciphertexts_stay_readable() {
         // Any new value asks for one rotation, and the value that was served is in the status.
         team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationRequest": "2026-01-01T00:00:00Z"}})).await?;
         let key = team.key_is_at(KEY, "v2").await?;
-        ensure!(key["status"]["rotationRequest"] == "2026-01-01T00:00:00Z", "served: {}", key["status"]["rotationRequest"]);
+        ensure!(
+            key["status"]["rotationRequest"] == "2026-01-01T00:00:00Z",
+            "served: {}",
+            key["status"]["rotationRequest"]
+        );
         let new = application.encrypts(KEY, "after").await?;
         application.decrypts(KEY, &old, "before").await?;
         application.decrypts(KEY, &new, "after").await?;
@@ -47,11 +51,19 @@ fn changed_schedule_shows_in_the_next_rotation() {
         team.enable().await?;
         team.chain(&story.kms(), "aws", KEY).await?;
         let key = team.key_is_at(KEY, "v1").await?;
-        ensure!(key["status"]["nextRotation"].is_null(), "Never has a next rotation: {}", key["status"]["nextRotation"]);
+        ensure!(
+            key["status"]["nextRotation"].is_null(),
+            "Never has a next rotation: {}",
+            key["status"]["nextRotation"]
+        );
         team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationSchedule": "30 Days"}})).await?;
-        team.expect(SERVICE_KEY, KEY, "it says when it rotates next", |it| it["status"]["nextRotation"].is_string()).await?;
+        team.expect(SERVICE_KEY, KEY, "it says when it rotates next", |it| {
+            it["status"]["nextRotation"].is_string()
+        })
+        .await?;
         team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationSchedule": "Never"}})).await?;
-        team.expect(SERVICE_KEY, KEY, "it rotates never", |it| it["status"]["nextRotation"].is_null()).await?;
+        team.expect(SERVICE_KEY, KEY, "it rotates never", |it| it["status"]["nextRotation"].is_null())
+            .await?;
         team.key_is_at(KEY, "v1").await?;
         Ok(())
     });

@@ -45,7 +45,8 @@ async fn tell(story: &mut Story, meanwhile: impl AsyncFnOnce(&mut Story) -> Resu
     // but the ledger has the tenant and its key.
     let cluster = team.cluster().to_string();
     let ledger = story.installation().await?.operator(&["tenants", "list"])?;
-    let line = ledger.lines().find(|line| line.contains(&cluster)).context("the ledger has forgotten the tenant")?;
+    let line =
+        ledger.lines().find(|line| line.contains(&cluster)).context("the ledger has forgotten the tenant")?;
     ensure!(line.contains("Suspended"), "the ledger says: {line}");
 
     meanwhile(story).await?;
