@@ -4,6 +4,7 @@ export default defineConfig({
   test: {
     projects: [
       { test: { name: "unit", include: ["test/unit/**/*.test.ts"], environment: "node" } },
+      { test: { name: "bench", include: ["test/bench/**/*.test.ts"], environment: "node", testTimeout: 180_000, hookTimeout: 120_000 } },
       {
         test: {
           name: "e2e",

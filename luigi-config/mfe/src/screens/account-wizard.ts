@@ -11,7 +11,7 @@ import { PROVIDER_TYPES, type ProviderType } from "../model/kinds.js";
 import { accountObject, nameProblem, type Access } from "../model/manifest.js";
 import { parseReference, REGIONS } from "../model/reference.js";
 import { referenceHelp } from "../ui/reference-help.js";
-import { Wizard } from "./wizard.js";
+import { hintOrProblem, nameProblemText, Wizard } from "./wizard.js";
 
 const ICON: Record<ProviderType, string> = { AWSKMS: "cloud", AzureKeyVault: "cloud", GCPKMS: "cloud", ThalesHSM: "locked" };
 
@@ -74,7 +74,7 @@ export class AccountWizard extends Wizard {
     this.go(["accounts"]);
   }
 
-  private input(id: string, label: string, value: string, on: (v: string) => void, o: { required?: boolean; hint?: string; suggestions?: string[]; wrong?: boolean } = {}): TemplateResult {
+  private input(id: string, label: string, value: string, on: (v: string) => void, o: { required?: boolean; hint?: string; suggestions?: string[]; problem?: string } = {}): TemplateResult {
     const take = (e: Event) => on((e.target as HTMLInputElement).value.trim());
     return html`<div class="field">
       <ui5-label for=${id} ?required=${!!o.required}>${label}</ui5-label>
@@ -84,13 +84,12 @@ export class AccountWizard extends Wizard {
         maxlength="512"
         .value=${value}
         ?show-suggestions=${!!o.suggestions}
-        value-state=${o.wrong ? "Negative" : "None"}
         @input=${take}
         @change=${take}
       >
         ${o.suggestions?.map((s) => html`<ui5-suggestion-item text=${s}></ui5-suggestion-item>`) ?? nothing}
       </ui5-input>
-      ${o.hint ? html`<span class="muted small">${o.hint}</span>` : nothing}
+      ${hintOrProblem(o.hint, o.problem)}
     </div>`;
   }
 
@@ -130,12 +129,12 @@ export class AccountWizard extends Wizard {
         const parsed = parseReference(provider!, this.reference);
         const differs = parsed.region && this.region && parsed.region !== this.region;
         return html`
-          ${this.input("reference", t("wizard.reference"), this.reference, (v) => (this.reference = v), { required: true, wrong: !!this.reference && !parsed.ok })}
+          ${this.input("reference", t("wizard.reference"), this.reference, (v) => (this.reference = v), { required: true })}
           ${referenceHelp(provider!, parsed, this.region)}
           ${differs
             ? html`<ui5-message-strip design="Critical" hide-close-button>${t("wizard.regionDiffers", { chosen: this.region, found: parsed.region! })}</ui5-message-strip>`
             : nothing}
-          ${this.input("name", t("wizard.name"), this.name, (v) => (this.name = v), { required: true, hint: t("name.hint"), wrong: !!this.name && !!nameProblem(this.name) })}
+          ${this.input("name", t("wizard.name"), this.name, (v) => (this.name = v), { required: true, hint: t("name.hint"), problem: nameProblemText(this.name) })}
           ${this.accessFields(provider!)}
         `;
       }

@@ -10,7 +10,7 @@ import { keyObject, nameProblem } from "../model/manifest.js";
 import { parseSchedule, PRESETS } from "../model/schedule.js";
 import { badge, empty } from "../ui/bits.js";
 import { scheduleText } from "../ui/texts.js";
-import { Wizard } from "./wizard.js";
+import { hintOrProblem, nameProblemText, Wizard } from "./wizard.js";
 
 @customElement("kc-key-wizard")
 export class KeyWizard extends Wizard {
@@ -69,14 +69,14 @@ export class KeyWizard extends Wizard {
     this.go(["keys"]);
   }
 
-  private input(id: string, label: string, value: string, on: (v: string) => void, o: { hint?: string; suggestions?: string[]; wrong?: boolean } = {}): TemplateResult {
+  private input(id: string, label: string, value: string, on: (v: string) => void, o: { hint?: string; suggestions?: string[]; problem?: string } = {}): TemplateResult {
     const take = (e: Event) => on((e.target as HTMLInputElement).value.trim());
     return html`<div class="field">
       <ui5-label for=${id} required>${label}</ui5-label>
-      <ui5-input id=${id} accessible-name=${label} maxlength="512" .value=${value} ?show-suggestions=${!!o.suggestions} value-state=${o.wrong ? "Negative" : "None"} @input=${take} @change=${take}>
+      <ui5-input id=${id} accessible-name=${label} maxlength="512" .value=${value} ?show-suggestions=${!!o.suggestions} @input=${take} @change=${take}>
         ${o.suggestions?.map((s) => html`<ui5-suggestion-item text=${s}></ui5-suggestion-item>`) ?? nothing}
       </ui5-input>
-      ${o.hint ? html`<span class="muted small">${o.hint}</span>` : nothing}
+      ${hintOrProblem(o.hint, o.problem)}
     </div>`;
   }
 
@@ -103,7 +103,7 @@ export class KeyWizard extends Wizard {
           })}
         </div>
       </fieldset>
-      ${this.input("name", t("wizard.name"), this.name, (v) => (this.name = v), { hint: t("name.hint"), wrong: !!this.name && !!nameProblem(this.name) })}
+      ${this.input("name", t("wizard.name"), this.name, (v) => (this.name = v), { hint: t("name.hint"), problem: nameProblemText(this.name) })}
       ${this.ctx.session.namespace
         ? nothing
         : this.input("namespace", t("col.namespace"), this.chosenNamespace, (v) => (this.chosenNamespace = v), { suggestions: namespaces, hint: t("wizard.namespaceHint") })}
@@ -123,7 +123,7 @@ export class KeyWizard extends Wizard {
           <label><input type="radio" name="schedule" value="custom" .checked=${!preset} @change=${() => (this.schedule = "14 Days")} /><span>${t("schedule.custom")}</span></label>
         </div>
       </fieldset>
-      ${preset ? nothing : this.input("schedule", t("key.schedule"), this.schedule, (v) => (this.schedule = v), { hint: t("schedule.grammar"), wrong: !parseSchedule(this.schedule) })}
+      ${preset ? nothing : this.input("schedule", t("key.schedule"), this.schedule, (v) => (this.schedule = v), { hint: t("schedule.grammar"), problem: parseSchedule(this.schedule) ? undefined : t("schedule.grammar") })}
       ${this.schedule === "Never" ? html`<ui5-message-strip design="Critical" hide-close-button>${t("schedule.neverText")}</ui5-message-strip>` : nothing}
       <details ?open=${this.clients.length > 0}>
         <summary>${t("wizard.clients")}</summary>

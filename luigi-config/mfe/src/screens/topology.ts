@@ -119,19 +119,19 @@ export class TopologyScreen extends View {
         text-anchor: middle;
         font-variant-numeric: tabular-nums;
       }
-      .positive {
+      svg .positive {
         color: var(--sapPositiveElementColor, var(--sapPositiveColor));
       }
-      .negative {
+      svg .negative {
         color: var(--sapNegativeElementColor, var(--sapNegativeColor));
       }
-      .critical {
+      svg .critical {
         color: var(--sapCriticalElementColor, var(--sapCriticalColor));
       }
-      .info {
+      svg .info {
         color: var(--sapInformativeElementColor, var(--sapInformativeColor));
       }
-      .neutral {
+      svg .neutral {
         color: var(--sapNeutralElementColor, var(--sapNeutralColor));
       }
       path.glyph {
@@ -340,7 +340,9 @@ export class TopologyScreen extends View {
     const label = [...short].length > room ? `${[...short].slice(0, room - 1).join("")}…` : short;
     const sub = n.level === 3 ? `${state} · ${n.name.split("/")[0]!.slice(0, 16)}` : state;
     const selected = n.level === 2 && this.params.account === n.name;
-    const spoken = n.level === 2 ? `${n.name}, ${state}, ${tn("account.keys", n.total)}` : `${n.name}, ${state}`;
+    // What is spoken begins with what is seen, so that a person can say it to the machine.
+    const seen = n.level === 2 ? `${label} ${sub} ${tn("account.keys", n.total)}` : `${label} ${sub}`;
+    const spoken = label === short ? seen : `${seen}, ${short}`;
     return svg`<g
       role="treeitem"
       data-id=${n.id}

@@ -1,11 +1,24 @@
 import { css, html, nothing, type TemplateResult } from "lit";
 import { state } from "lit/decorators.js";
 import { asApiError, type ApiError } from "../data/port.js";
-import { t } from "../i18n/index.js";
-import { kubectlApply, toYaml } from "../model/manifest.js";
+import { t, type Key } from "../i18n/index.js";
+import { kubectlApply, nameProblem, toYaml } from "../model/manifest.js";
 import { copy } from "../ui/bits.js";
 import { styles } from "../ui/styles.js";
 import { faultText, View } from "../ui/view.js";
+
+/** Under a field and not over what follows it, as UI5's own message would be. */
+export function hintOrProblem(hint?: string, problem?: string): TemplateResult {
+  return html`<span role="status" class="small ${problem ? "row" : "muted"}"
+    >${problem ? html`<ui5-icon name="status-critical" style="color: var(--sapCriticalElementColor)"></ui5-icon>${problem}` : hint}</span
+  >`;
+}
+
+/** Nothing is wrong with a name that nobody has typed yet. */
+export function nameProblemText(name: string): string | undefined {
+  const problem = name && nameProblem(name);
+  return problem ? t(`name.${problem}` as Key) : undefined;
+}
 
 /** Steps with a review at the end: a server dry run, the YAML and the kubectl line before anything is made. */
 export abstract class Wizard extends View {
