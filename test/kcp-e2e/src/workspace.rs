@@ -271,7 +271,18 @@ impl Workspace {
     /// bound it (about five seconds, all of it kcp's own).
     pub async fn bind(&self, provider: &str, export: &str) -> Result<()> {
         self.apply(binding(export, provider, export, "Accepted")).await?;
-        self.expect(BINDING, export, "it is Bound", |it| it["status"]["phase"] == "Bound").await.map(drop)
+        self.expect(BINDING, export, "it is Bound", |it| it["status"]["phase"] == "Bound").await?;
+        // Bound is said a moment before the API server answers for every kind.
+        eventually(&format!("{} serves the kinds of {export}", self.path), || async {
+            for kind in [TENANT, ACCOUNT, SERVICE_KEY] {
+                let api = Api::<DynamicObject>::all_with(self.client.clone(), &kind.resource());
+                api.list(&ListParams::default().limit(1))
+                    .await
+                    .with_context(|| format!("listing {}", kind.plural))?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The name of the workspace's Tenant, once it is Active.

@@ -1,4 +1,4 @@
-//! Who may use a key is decided by what kcp has signed into the caller's token.
+//! Who may use a key is decided by what kcp has signed into the caller's token; to all others it does not exist.
 
 use anyhow::ensure;
 use kcp_e2e::{installation::Application, story::scenario};
@@ -24,7 +24,7 @@ fn only_service_accounts_of_the_workspace_and_namespace_may_use_a_key() {
 
         // Another namespace of the same workspace.
         let neighbour = team.application_at(0, "web/app", &tenant).await?;
-        refused(&neighbour, &sealed, "not-allowed")?;
+        refused(&neighbour, &sealed, "unknown-key")?;
 
         // The same names in another workspace, asking for this tenant; and for a tenant that does not exist: no difference
         // that would tell it what exists.
@@ -32,9 +32,9 @@ fn only_service_accounts_of_the_workspace_and_namespace_may_use_a_key() {
         other.enable().await?;
         other.tenant().await?;
         let stranger = other.application_at(0, "payments/app", &tenant).await?;
-        let here = refused(&stranger, &sealed, "not-allowed")?;
+        let here = refused(&stranger, &sealed, "unknown-key")?;
         let nowhere = Application { tenant: "tenant-root-nobody".to_owned(), ..stranger };
-        let there = refused(&nowhere, &sealed, "not-allowed")?;
+        let there = refused(&nowhere, &sealed, "unknown-key")?;
         ensure!(
             here.replace(&tenant, "T") == there.replace("tenant-root-nobody", "T"),
             "{here:?} differs from {there:?}"
