@@ -195,16 +195,27 @@ fn batch(size: usize) {
     for _ in 0..ROUNDS {
         raws.push(round(|| {
             let nonce = Nonce::assume_unique_for_key([1; 12]);
-            let _ = black_box(raw_key.seal_in_place_separate_tag(nonce, Aad::from(AAD), &mut buffer).unwrap());
+            let _ =
+                black_box(raw_key.seal_in_place_separate_tag(nonce, Aad::from(AAD), &mut buffer).unwrap());
         }));
         let one = round(|| {
-            black_box(bench.engine.batch(Direction::Encrypt, bench.address(0), &bench.caller, &inputs, |_| AAD));
+            black_box(bench.engine.batch(
+                Direction::Encrypt,
+                bench.address(0),
+                &bench.caller,
+                &inputs,
+                |_| AAD,
+            ));
         });
         ours.push(one / 256.0);
     }
     let ratio = median(raws.iter().zip(&ours).map(|(raw, ours)| raw / ours).collect());
     let (raw, ours) = (median(raws), median(ours));
-    println!("| encrypt {size} B in batches of 256 | {raw:.0} ns | {ours:.0} ns | {:.2} M/s | {:.0} % |", 1e3 / ours, ratio * 100.0);
+    println!(
+        "| encrypt {size} B in batches of 256 | {raw:.0} ns | {ours:.0} ns | {:.2} M/s | {:.0} % |",
+        1e3 / ours,
+        ratio * 100.0
+    );
 }
 
 /// What the derived key of each message costs by itself: nothing of ours is in these rows.

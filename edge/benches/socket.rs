@@ -82,7 +82,8 @@ async fn throughput(app: &EdgeClient, key: &Key, size: usize, per_batch: usize) 
     let (start, mut done) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(1) {
         let (_, outputs) = session.receive().await.unwrap();
-        done += outputs.iter().filter(|output| output.as_ref().is_ok_and(|output| output.len() > size)).count();
+        done +=
+            outputs.iter().filter(|output| output.as_ref().is_ok_and(|output| output.len() > size)).count();
         session.send_encrypt(key, inputs.clone(), Inputs::default()).await.unwrap();
     }
     done as f64 / start.elapsed().as_secs_f64()
@@ -116,7 +117,10 @@ fn main() {
                 best.push(throughput(&app, &key, size, per_batch).await);
             }
             best.sort_by(f64::total_cmp);
-            println!("| encrypt {size} B, {per_batch} a message | {:.0} (of 3: {:.0} to {:.0}) |", best[1], best[0], best[2]);
+            println!(
+                "| encrypt {size} B, {per_batch} a message | {:.0} (of 3: {:.0} to {:.0}) |",
+                best[1], best[0], best[2]
+            );
         }
     });
     println!("\nload {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());

@@ -97,11 +97,12 @@ impl Engine {
         let result = self.store.lend(address, Want::Current, caller, |lent| {
             encrypt_into(&lent, &XaesKey::expand(lent.key), plaintext, aad, out).map(|()| lent.version)
         });
-        result.map_err(|refusal| {
-            out.truncate(start);
-            OpError::refused(refusal, address)
-        })?
-        .map_err(OpError::from)
+        result
+            .map_err(|refusal| {
+                out.truncate(start);
+                OpError::refused(refusal, address)
+            })?
+            .map_err(OpError::from)
     }
 
     /// Decrypts an envelope in place; gives the version and where in `envelope` the plaintext is. On failure the
@@ -230,8 +231,8 @@ impl Engine {
                 }
                 let before = out.data.len();
                 out.data.extend_from_slice(input);
-                let opened =
-                    decrypt_in_place(&lent, &cipher, &header, aad(*next), &mut out.data[before..]).map(|range| {
+                let opened = decrypt_in_place(&lent, &cipher, &header, aad(*next), &mut out.data[before..])
+                    .map(|range| {
                         let length = range.len();
                         out.data.copy_within(before + range.start..before + range.end, before);
                         out.data.truncate(before + length);
@@ -244,7 +245,12 @@ impl Engine {
     }
 
     /// Begins to encrypt a stream.
-    pub fn encrypt_stream(&self, address: Address<'_>, caller: &Caller, aad: &[u8]) -> Result<Stream, OpError> {
+    pub fn encrypt_stream(
+        &self,
+        address: Address<'_>,
+        caller: &Caller,
+        aad: &[u8],
+    ) -> Result<Stream, OpError> {
         let begun = self.store.lend(address, Want::Current, caller, |lent| Position::begin(&lent, aad));
         let position = begun.map_err(|refusal| OpError::refused(refusal, address))??;
         Ok(Stream::new(self.clone(), address, caller, position, Direction::Encrypt))

@@ -98,10 +98,9 @@ impl OpError {
         let Address { tenant, namespace, name } = address;
         let key = format_args!("key {namespace}/{name} of tenant {tenant}");
         match refusal {
-            Refusal::UnknownKey => Self::new(
-                Code::UnknownKey,
-                format!("this edge has no {key} that the caller may use"),
-            ),
+            Refusal::UnknownKey => {
+                Self::new(Code::UnknownKey, format!("this edge has no {key} that the caller may use"))
+            }
             Refusal::NotAllowed => Self::new(
                 Code::NotAllowed,
                 format!(
@@ -131,10 +130,9 @@ impl OpError {
             Refusal::UnknownVersion => {
                 Self::new(Code::UnknownVersion, format!("this edge has no such version of {key}"))
             }
-            Refusal::OtherKey => Self::new(
-                Code::OtherKey,
-                format!("the ciphertext was made by another key than {key}"),
-            ),
+            Refusal::OtherKey => {
+                Self::new(Code::OtherKey, format!("the ciphertext was made by another key than {key}"))
+            }
         }
     }
 }

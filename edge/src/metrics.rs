@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
-    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram},
+    metrics::{
+        counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram,
+    },
     registry::Registry,
 };
 
@@ -40,8 +42,16 @@ impl Metrics {
         let operations = Family::default();
         let seconds: Family<OperationLabel, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
-        registry.register("operations", "Operations by result; each item of a batch counts", operations.clone());
-        registry.register("request_seconds", "Time to serve a request message, without transport", seconds.clone());
+        registry.register(
+            "operations",
+            "Operations by result; each item of a batch counts",
+            operations.clone(),
+        );
+        registry.register(
+            "request_seconds",
+            "Time to serve a request message, without transport",
+            seconds.clone(),
+        );
         registry.register_collector(Box::new(StoreCollector(store)));
         Self { registry, operations, seconds }
     }
@@ -80,7 +90,11 @@ impl Collector for StoreCollector {
         let gauges = [
             ("keys", "Keys with material in the cache", stats.live as f64),
             ("tombstones", "Evicted keys whose reason is kept", stats.tombstones as f64),
-            ("lease_remaining_seconds", "Time until the lease ends; 0 is no lease", lease.remaining.as_secs_f64()),
+            (
+                "lease_remaining_seconds",
+                "Time until the lease ends; 0 is no lease",
+                lease.remaining.as_secs_f64(),
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

@@ -33,15 +33,51 @@ async fn wrong_tokens_are_refused_for_the_right_reason() {
         ("expired", |c| c["exp"] = json!(now() - 31), "expired"),
         ("not yet valid", |c| c["nbf"] = json!(now() + 60), "not valid yet"),
         ("other audience", |c| c["aud"] = json!(["https://kcp.default.svc"]), "audience"),
-        ("no audience", |c| { c.as_object_mut().unwrap().remove("aud"); }, "claim"),
-        ("no expiry", |c| { c.as_object_mut().unwrap().remove("exp"); }, "does not verify"),
-        ("no subject", |c| { c.as_object_mut().unwrap().remove("sub"); }, "does not verify"),
+        (
+            "no audience",
+            |c| {
+                c.as_object_mut().unwrap().remove("aud");
+            },
+            "claim",
+        ),
+        (
+            "no expiry",
+            |c| {
+                c.as_object_mut().unwrap().remove("exp");
+            },
+            "does not verify",
+        ),
+        (
+            "no subject",
+            |c| {
+                c.as_object_mut().unwrap().remove("sub");
+            },
+            "does not verify",
+        ),
         ("other issuer", |c| c["iss"] = json!("https://evil.example"), "not trusted"),
-        ("no issuer", |c| { c.as_object_mut().unwrap().remove("iss"); }, "no issuer"),
-        ("no workspace", |c| { c["kubernetes.io"].as_object_mut().unwrap().remove("clusterName"); }, "workspace"),
+        (
+            "no issuer",
+            |c| {
+                c.as_object_mut().unwrap().remove("iss");
+            },
+            "no issuer",
+        ),
+        (
+            "no workspace",
+            |c| {
+                c["kubernetes.io"].as_object_mut().unwrap().remove("clusterName");
+            },
+            "workspace",
+        ),
         ("a path for a workspace", |c| c["kubernetes.io"]["clusterName"] = json!("root:acme"), "workspace"),
         ("subject of another namespace", |c| c["kubernetes.io"]["namespace"] = json!("web"), "workspace"),
-        ("no service account", |c| { c["kubernetes.io"].as_object_mut().unwrap().remove("serviceaccount"); }, "workspace"),
+        (
+            "no service account",
+            |c| {
+                c["kubernetes.io"].as_object_mut().unwrap().remove("serviceaccount");
+            },
+            "workspace",
+        ),
     ];
     for (case, spoil, expected) in cases {
         let mut claims = issuer.claims(ACME, "payments", "app");
@@ -80,8 +116,17 @@ async fn wrong_signatures_are_refused() {
     let other_claims = issuer.service_account(ACME, "web", "app");
     let swapped = format!("{}.{}.{}", parts[0], other_claims.split('.').nth(1).unwrap(), parts[2]);
     let unsigned = format!("{}.{}.", parts[0], parts[1]);
-    let tokens =
-        [forger.sign(&claims), unknown.sign(&claims), hmac, none, swapped, unsigned, String::new(), "a.b.c".into(), "x".repeat(20_000)];
+    let tokens = [
+        forger.sign(&claims),
+        unknown.sign(&claims),
+        hmac,
+        none,
+        swapped,
+        unsigned,
+        String::new(),
+        "a.b.c".into(),
+        "x".repeat(20_000),
+    ];
     for token in tokens {
         let error = auth.verify(&token).await.unwrap_err();
         assert_eq!(error.code.as_str(), "unauthenticated");

@@ -106,7 +106,8 @@ async fn rotation_disable_enable_and_lease_as_an_application_sees_them() {
     let mut enabled = entry(ACME, "payments", "db");
     (enabled.current, enabled.revision) = (2, 3);
     let destroyed = Material::Absent(Gone::Destroyed { on: "2026-11-21".into() });
-    enabled.versions = vec![KeyVersion { version: 1, material: destroyed }, version(2, Usable::EncryptDecrypt)];
+    enabled.versions =
+        vec![KeyVersion { version: 1, material: destroyed }, version(2, Usable::EncryptDecrypt)];
     edge.store.put(enabled).unwrap();
     assert_eq!(app.decrypt(&db(), new.clone(), b"").await.unwrap(), b"after");
     let error = app.decrypt(&db(), old, b"").await.unwrap_err();
@@ -136,15 +137,40 @@ async fn who_is_refused_and_how() {
     let cases = [
         ("own namespace", edge.kcp.service_account(ACME, "payments", "app"), "payments/db", "ok"),
         ("other namespace", edge.kcp.service_account(ACME, "web", "app"), "payments/db", "not-allowed"),
-        ("client of the same workspace", edge.kcp.service_account(ACME, "web", "front"), "payments/shared", "ok"),
+        (
+            "client of the same workspace",
+            edge.kcp.service_account(ACME, "web", "front"),
+            "payments/shared",
+            "ok",
+        ),
         // The same issuer and subject in another workspace are somebody else.
-        ("namesake in another workspace", edge.kcp.service_account(OTHER, "web", "front"), "payments/shared", "unknown-key"),
-        ("key of another workspace", edge.kcp.service_account(ACME, "payments", "app"), "payments/secret", "unknown-key"),
-        ("key that nobody has", edge.kcp.service_account(ACME, "payments", "app"), "payments/nothing", "unknown-key"),
+        (
+            "namesake in another workspace",
+            edge.kcp.service_account(OTHER, "web", "front"),
+            "payments/shared",
+            "unknown-key",
+        ),
+        (
+            "key of another workspace",
+            edge.kcp.service_account(ACME, "payments", "app"),
+            "payments/secret",
+            "unknown-key",
+        ),
+        (
+            "key that nobody has",
+            edge.kcp.service_account(ACME, "payments", "app"),
+            "payments/nothing",
+            "unknown-key",
+        ),
         ("outside client", token("spiffe://x/app"), "payments/shared", "ok"),
         ("outside client, key not shared", token("spiffe://x/app"), "payments/db", "unknown-key"),
         ("outside stranger", token("spiffe://x/other"), "payments/shared", "unknown-key"),
-        ("untrusted issuer", stranger.service_account(ACME, "payments", "app"), "payments/db", "unauthenticated"),
+        (
+            "untrusted issuer",
+            stranger.service_account(ACME, "payments", "app"),
+            "payments/db",
+            "unauthenticated",
+        ),
         ("no token", "x".into(), "payments/db", "unauthenticated"),
     ];
     for (case, token, name, expected) in cases {
@@ -199,7 +225,9 @@ async fn the_command_line_reads_and_writes_bytes() {
         assert_eq!(decrypted.status.code(), Some(0), "{}", String::from_utf8_lossy(&decrypted.stderr));
         assert!(decrypted.stdout == plaintext, "{size}");
         // Cut off: fails, and says so.
-        let cut = run(with("decrypt", &["--aad", "a"]), encrypted.stdout[..encrypted.stdout.len() - 1].to_vec()).await;
+        let cut =
+            run(with("decrypt", &["--aad", "a"]), encrypted.stdout[..encrypted.stdout.len() - 1].to_vec())
+                .await;
         assert_eq!(cut.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&cut.stderr).starts_with("openkcm-edge: tampered: "), "{size}");
     }

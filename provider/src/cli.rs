@@ -233,7 +233,8 @@ pub enum EdgesCommand {
 
 /// `5s`, `2m`, `12h`, `7d`, also combined.
 fn duration(text: &str) -> Result<SignedDuration, String> {
-    let span: jiff::Span = text.parse().map_err(|_| "expected a duration such as 5s, 2m, 12h or 7d".to_owned())?;
+    let span: jiff::Span =
+        text.parse().map_err(|_| "expected a duration such as 5s, 2m, 12h or 7d".to_owned())?;
     let duration = span
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
         .map_err(|_| "expected a duration in days, hours, minutes or seconds".to_owned())?;

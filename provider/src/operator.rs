@@ -12,7 +12,9 @@ use openkcm_keychain::{
 use openkcm_orchestrator::{Tenants, TokenRequest, create_join_token, list_edges};
 
 use crate::{
-    cli::{AccountsCommand, BootstrapArgs, EdgesCommand, KeysCommand, LedgerArgs, LedgerCommand, TenantsCommand},
+    cli::{
+        AccountsCommand, BootstrapArgs, EdgesCommand, KeysCommand, LedgerArgs, LedgerCommand, TenantsCommand,
+    },
     run::location,
 };
 
@@ -51,7 +53,9 @@ async fn find(ledger: &Ledger, text: &str) -> anyhow::Result<TenantRow> {
     let matches: Vec<_> = all.into_iter().filter(|row| row.path == text).collect();
     match matches.as_slice() {
         [row] => Ok(row.clone()),
-        [] => bail!("no tenant {text:?}: give a logical cluster or a path as `openkcm-provider tenants list` shows them"),
+        [] => bail!(
+            "no tenant {text:?}: give a logical cluster or a path as `openkcm-provider tenants list` shows them"
+        ),
         several => bail!(
             "{} tenants were seen at path {text:?} (the workspace was re-created): name one by its logical cluster: {}",
             several.len(),
@@ -61,7 +65,9 @@ async fn find(ledger: &Ledger, text: &str) -> anyhow::Result<TenantRow> {
 }
 
 async fn find_key(ledger: &Ledger, tenant: &TenantRow, text: &str) -> anyhow::Result<ServiceKeyRow> {
-    let Some((namespace, name)) = text.split_once('/') else { bail!("give the key as NAMESPACE/NAME, not {text:?}") };
+    let Some((namespace, name)) = text.split_once('/') else {
+        bail!("give the key as NAMESPACE/NAME, not {text:?}")
+    };
     let key = ledger.key(tenant.id, namespace, name).await?;
     key.with_context(|| format!("tenant {} has no key {text:?} in the ledger", tenant.cluster))
 }
@@ -125,8 +131,10 @@ pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
     let ledger = open(&ledger).await?;
     let tenant = find(&ledger, &tenant).await?;
     let row = ledger.account(tenant.id, &account).await?;
-    let row = row.with_context(|| format!("tenant {} has no Account {account:?} in the ledger", tenant.cluster))?;
-    let keys: Vec<_> = ledger.keys(tenant.id).await?.into_iter().filter(|key| key.account == row.id).collect();
+    let row =
+        row.with_context(|| format!("tenant {} has no Account {account:?} in the ledger", tenant.cluster))?;
+    let keys: Vec<_> =
+        ledger.keys(tenant.id).await?.into_iter().filter(|key| key.account == row.id).collect();
     let namespaces: std::collections::BTreeSet<_> = keys.iter().map(|key| key.namespace.clone()).collect();
     let sealed: u64 = ledger.rewrap_progress(row.id).await?.iter().map(|by| by.versions).sum();
     println!(
@@ -137,7 +145,9 @@ pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
     );
     let rows = keys
         .into_iter()
-        .map(|key| vec![key.namespace, key.name, format!("v{}", key.current_version), time(Some(key.last_rotation))])
+        .map(|key| {
+            vec![key.namespace, key.name, format!("v{}", key.current_version), time(Some(key.last_rotation))]
+        })
         .collect();
     table(&["NAMESPACE", "NAME", "VERSION", "LAST ROTATION"], rows);
     Ok(())
@@ -166,7 +176,10 @@ pub async fn keys(command: KeysCommand) -> anyhow::Result<()> {
                     ]);
                 }
             }
-            table(&["LOGICAL CLUSTER", "KEY", "ACCOUNT", "STATE", "VERSION", "LAST ROTATION", "KEPT UNTIL"], rows);
+            table(
+                &["LOGICAL CLUSTER", "KEY", "ACCOUNT", "STATE", "VERSION", "LAST ROTATION", "KEPT UNTIL"],
+                rows,
+            );
         }
         KeysCommand::History { ledger, tenant, key } => {
             let ledger = open(&ledger).await?;

@@ -1,6 +1,8 @@
 //! Many operations per message.
 
-use openkcm_edge_protocol::application::{BatchRequest, BatchResponse, Items, Operation, crypto_client::CryptoClient};
+use openkcm_edge_protocol::application::{
+    BatchRequest, BatchResponse, Items, Operation, crypto_client::CryptoClient,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -14,7 +16,8 @@ pub struct Inputs(Items);
 impl Inputs {
     /// Appends one.
     pub fn push(&mut self, input: &[u8]) -> Result<(), EdgeError> {
-        let length = u32::try_from(input.len()).map_err(|_| EdgeError::local("too-large", "an input of over 4 GiB"))?;
+        let length = u32::try_from(input.len())
+            .map_err(|_| EdgeError::local("too-large", "an input of over 4 GiB"))?;
         self.0.data.extend_from_slice(input);
         self.0.lengths.push(length);
         Ok(())
@@ -82,7 +85,13 @@ impl BatchSession {
         self.send(Operation::Decrypt, key, inputs, aads).await
     }
 
-    async fn send(&mut self, operation: Operation, key: &Key, inputs: Inputs, aads: Inputs) -> Result<u64, EdgeError> {
+    async fn send(
+        &mut self,
+        operation: Operation,
+        key: &Key,
+        inputs: Inputs,
+        aads: Inputs,
+    ) -> Result<u64, EdgeError> {
         let id = self.next;
         self.next += 1;
         let request = BatchRequest {

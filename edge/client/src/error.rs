@@ -40,7 +40,8 @@ impl From<Status> for EdgeError {
     fn from(status: Status) -> Self {
         let retryable = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
         // The edge's own words say everything; what the transport says may need its causes.
-        let named = status.metadata().get("openkcm-code").and_then(|code| code.to_str().ok()).map(str::to_owned);
+        let named =
+            status.metadata().get("openkcm-code").and_then(|code| code.to_str().ok()).map(str::to_owned);
         let message = status.message().to_owned();
         if let Some(code) = named {
             return Self { code, message, retryable, source: None };

@@ -25,8 +25,8 @@ use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
 use openkcm_edge_protocol::application::{
-    self as wire, DecryptDataKeyRequest, DecryptRequest, DescribeRequest, EncryptRequest, GenerateDataKeyRequest,
-    crypto_client::CryptoClient,
+    self as wire, DecryptDataKeyRequest, DecryptRequest, DescribeRequest, EncryptRequest,
+    GenerateDataKeyRequest, crypto_client::CryptoClient,
 };
 pub use openkcm_edge_protocol::application::{DescribeResponse, VersionState};
 use tokio::net::UnixStream;

@@ -14,7 +14,13 @@ const PIECE: usize = 256 << 10;
 
 impl EdgeClient {
     /// Encrypts all of `input` into `output`.
-    pub async fn encrypt_stream<R, W>(&self, key: &Key, aad: &[u8], input: R, output: W) -> Result<(), EdgeError>
+    pub async fn encrypt_stream<R, W>(
+        &self,
+        key: &Key,
+        aad: &[u8],
+        input: R,
+        output: W,
+    ) -> Result<(), EdgeError>
     where
         R: AsyncRead + Unpin + Send,
         W: AsyncWrite + Unpin + Send,
@@ -27,7 +33,13 @@ impl EdgeClient {
 
     /// Decrypts all of `input` into `output`. Every byte that is written was verified, but whether the stream is whole is
     /// known only when this returns: on an error, throw the output away.
-    pub async fn decrypt_stream<R, W>(&self, key: &Key, aad: &[u8], input: R, output: W) -> Result<(), EdgeError>
+    pub async fn decrypt_stream<R, W>(
+        &self,
+        key: &Key,
+        aad: &[u8],
+        input: R,
+        output: W,
+    ) -> Result<(), EdgeError>
     where
         R: AsyncRead + Unpin + Send,
         W: AsyncWrite + Unpin + Send,

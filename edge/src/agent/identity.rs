@@ -118,7 +118,8 @@ impl Identity {
         authority: CertificateDer<'static>,
     ) -> Result<Self, IdentityError> {
         let (validity, edge_id) = {
-            let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_| IdentityError::Certificate)?;
+            let (_, parsed) =
+                X509Certificate::from_der(&certificate).map_err(|_| IdentityError::Certificate)?;
             let validity = parsed.validity();
             ((validity.not_before.timestamp(), validity.not_after.timestamp()), edge_id(&parsed))
         };
@@ -177,7 +178,9 @@ impl Identity {
             .mode(0o600)
             .open(&temporary)
             .map_err(failed("create", &temporary))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(failed("write", &temporary))?;
         fs::rename(&temporary, &self.path).map_err(failed("replace", &self.path))?;
         File::open(directory).and_then(|handle| handle.sync_all()).map_err(failed("sync", directory))
     }
@@ -229,12 +232,15 @@ fn edge_id(certificate: &X509Certificate<'_>) -> Option<String> {
         GeneralName::URI(uri) => uri.strip_prefix(URN),
         _ => None,
     })?;
-    let claims: serde_json::Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let claims: serde_json::Value =
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     claims.get("id")?.as_str().map(str::to_owned)
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -48,7 +48,9 @@ fn reason_of(reason: Eviction) -> EvictReason {
         Eviction::Ordered(wire::EvictReason::Disabled) => EvictReason::Disabled,
         Eviction::Ordered(wire::EvictReason::Unavailable) => EvictReason::RootUnavailable,
         Eviction::Ordered(wire::EvictReason::Suspended) => EvictReason::TenantSuspended,
-        Eviction::Ordered(wire::EvictReason::Deleted | wire::EvictReason::Unspecified) => EvictReason::Deleted,
+        Eviction::Ordered(wire::EvictReason::Deleted | wire::EvictReason::Unspecified) => {
+            EvictReason::Deleted
+        }
     }
 }
 
@@ -79,11 +81,14 @@ fn entry(mut put: wire::Put) -> Option<KeyEntry> {
     for dead in &put.dead_versions {
         let gone = match dead.reason() {
             wire::DeadReason::Compromised => Gone::Compromised,
-            wire::DeadReason::Destroyed | wire::DeadReason::Unspecified => Gone::Destroyed { on: day(dead.since) },
+            wire::DeadReason::Destroyed | wire::DeadReason::Unspecified => {
+                Gone::Destroyed { on: day(dead.since) }
+            }
         };
         versions.push(KeyVersion { version: dead.version, material: Material::Absent(gone) });
     }
-    let clients = put.clients.into_iter().map(|client| Client { issuer: client.issuer, subject: client.subject });
+    let clients =
+        put.clients.into_iter().map(|client| Client { issuer: client.issuer, subject: client.subject });
     Some(KeyEntry {
         cluster: name.cluster,
         tenant_name: put.tenant_name,
@@ -98,6 +103,7 @@ fn entry(mut put: wire::Put) -> Option<KeyEntry> {
 }
 
 fn day(unix: i64) -> Box<str> {
-    let day = jiff::Timestamp::from_second(unix).map(|moment| moment.to_zoned(jiff::tz::TimeZone::UTC).date());
+    let day =
+        jiff::Timestamp::from_second(unix).map(|moment| moment.to_zoned(jiff::tz::TimeZone::UTC).date());
     day.map_or_else(|_| "an unknown day".into(), |day| day.to_string().into())
 }

@@ -16,8 +16,8 @@ use futures::{StreamExt, stream};
 use openkcm_edge_protocol::{
     JoinToken,
     orchestrator::{
-        CertificateRequest, FromEdge, JoinRequest, KeyUsage, Subscription, Usage, enrollment_client::EnrollmentClient,
-        from_edge::Message, orchestrator_client::OrchestratorClient,
+        CertificateRequest, FromEdge, JoinRequest, KeyUsage, Subscription, Usage,
+        enrollment_client::EnrollmentClient, from_edge::Message, orchestrator_client::OrchestratorClient,
     },
     session::{EdgeSession, News, SessionError},
 };
@@ -89,7 +89,9 @@ pub enum AgentError {
     #[error("this edge has not joined yet and has no join token")]
     NoToken,
     /// Every orchestrator refused the token.
-    #[error("the join token is not valid (any more) for this name: make a new one with 'openkcm-provider edges token'")]
+    #[error(
+        "the join token is not valid (any more) for this name: make a new one with 'openkcm-provider edges token'"
+    )]
     TokenRefused,
     /// The certificate ended while the edge was away.
     #[error("this edge's certificate has ended: remove {} and join with a new token", .0.display())]
@@ -200,7 +202,11 @@ impl Agent {
 
     /// Says what went wrong, and waits longer each time in a row, never long enough to lose a lease over it.
     async fn failed(&mut self, url: &str, trouble: &Trouble) {
-        tracing::warn!(orchestrator = url, error = trouble as &dyn std::error::Error, "not connected to the orchestrator");
+        tracing::warn!(
+            orchestrator = url,
+            error = trouble as &dyn std::error::Error,
+            "not connected to the orchestrator"
+        );
         self.status.send_modify(|status| {
             status.connected_to = None;
             status.trouble = Some(trouble.to_string());
@@ -260,7 +266,8 @@ impl Agent {
         join.name.clone_from(&self.config.name);
         join.certificate_request = request.der().to_vec();
         let response = EnrollmentClient::new(channel).join(join).await?.into_inner();
-        let identity = Identity::new(&self.config.data_dir, request, &response.certificate, &response.authority)?;
+        let identity =
+            Identity::new(&self.config.data_dir, request, &response.certificate, &response.authority)?;
         identity.check_authority(Some(token.authority), expected)?;
         identity.save()?;
         Ok(identity)
@@ -268,7 +275,11 @@ impl Agent {
 
     // ---- the stream ----
 
-    async fn stream(&mut self, url: &str, identity: &mut Identity) -> Result<std::convert::Infallible, Trouble> {
+    async fn stream(
+        &mut self,
+        url: &str,
+        identity: &mut Identity,
+    ) -> Result<std::convert::Infallible, Trouble> {
         let channel = connect(url, identity.tls()?).await?;
         let mut client = OrchestratorClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let subscription = Subscription {

@@ -42,7 +42,8 @@ impl tower::Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = TlsConnector::from(Arc::clone(&self.0));
         Box::pin(async move {
-            let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+            let host =
+                uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
             let server = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
             let connection = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
             connection.set_nodelay(true)?;

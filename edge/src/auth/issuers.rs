@@ -1,6 +1,9 @@
 //! The operator's list of trusted issuers.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use url::Url;

@@ -36,7 +36,8 @@ impl Source {
             .timeout(Duration::from_secs(5));
         if let Some(path) = ca_file {
             let pem = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-            let authorities = reqwest::Certificate::from_pem_bundle(&pem).context("parse certificate authorities")?;
+            let authorities =
+                reqwest::Certificate::from_pem_bundle(&pem).context("parse certificate authorities")?;
             builder = builder.tls_certs_only(authorities);
         }
         Ok(Self::Url(url, builder.build().context("build the HTTP client")?))
@@ -44,7 +45,9 @@ impl Source {
 
     async fn read(&self) -> anyhow::Result<JwkSet> {
         let bytes = match self {
-            Self::File(path) => tokio::fs::read(path).await.with_context(|| format!("read {}", path.display()))?,
+            Self::File(path) => {
+                tokio::fs::read(path).await.with_context(|| format!("read {}", path.display()))?
+            }
             Self::Url(url, client) => {
                 let response = client.get(url.clone()).send().await?.error_for_status()?;
                 let mut body = response.bytes_stream();
@@ -122,7 +125,8 @@ impl Keys {
             .filter_map(|jwk| DecodingKey::from_jwk(&jwk).ok().map(|key| (jwk, key)))
             .collect();
         let only = (keys.len() == 1).then(|| keys[0].clone());
-        let by_id = keys.drain(..).filter_map(|(jwk, key)| Some((jwk.common.key_id.clone()?, (jwk, key)))).collect();
+        let by_id =
+            keys.drain(..).filter_map(|(jwk, key)| Some((jwk.common.key_id.clone()?, (jwk, key)))).collect();
         Self { by_id, only, read: Some(Instant::now()) }
     }
 
@@ -147,11 +151,14 @@ fn fits(jwk: &Jwk, algorithm: Algorithm) -> bool {
             EllipticCurve::P384 => algorithm == A::ES384,
             _ => false,
         },
-        AlgorithmParameters::OctetKeyPair(key) => algorithm == A::EdDSA && key.curve == EllipticCurve::Ed25519,
+        AlgorithmParameters::OctetKeyPair(key) => {
+            algorithm == A::EdDSA && key.curve == EllipticCurve::Ed25519
+        }
         AlgorithmParameters::OctetKey(_) => false,
     };
     let named = jwk.common.key_algorithm.is_none_or(|named| {
-        named.to_string() == format!("{algorithm:?}") || (named == KeyAlgorithm::EdDSA && algorithm == A::EdDSA)
+        named.to_string() == format!("{algorithm:?}")
+            || (named == KeyAlgorithm::EdDSA && algorithm == A::EdDSA)
     });
     family && named
 }

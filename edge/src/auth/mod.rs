@@ -117,7 +117,8 @@ impl Authenticator {
         if token.len() > MAX_TOKEN {
             return Err(refused("the token is too long"));
         }
-        let header = decode_header(token).map_err(|_| refused("the token is not a JWT with a known algorithm"))?;
+        let header =
+            decode_header(token).map_err(|_| refused("the token is not a JWT with a known algorithm"))?;
         if !ALGORITHMS.contains(&header.alg) {
             return Err(refused("the token's algorithm is not allowed"));
         }
@@ -151,7 +152,8 @@ fn check(
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     validation.set_issuer(&[&issuer.name]);
     validation.set_audience(&[&issuer.audience]);
-    let claims = decode::<Claims>(token, key, &validation).map_err(|error| refused(reason(error.kind())))?.claims;
+    let claims =
+        decode::<Claims>(token, key, &validation).map_err(|error| refused(reason(error.kind())))?.claims;
     let home = match issuer.kind {
         IssuerKind::Oidc => None,
         IssuerKind::Kcp => Some(home(&claims).ok_or_else(|| refused("the token names no workspace"))?),

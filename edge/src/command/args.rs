@@ -143,7 +143,8 @@ pub enum ParseError {
 
 /// The command line of this process, with the configuration file put under it.
 pub fn parse() -> Result<Cli, ParseError> {
-    let arguments = with_file(env::args_os().collect(), |name| env::var_os(name)).map_err(ParseError::File)?;
+    let arguments =
+        with_file(env::args_os().collect(), |name| env::var_os(name)).map_err(ParseError::File)?;
     Cli::try_parse_from(arguments).map_err(ParseError::Clap)
 }
 
@@ -164,7 +165,8 @@ fn with_file(
     let from_file = settings.into_iter().filter(|(name, _)| {
         environment(&format!("OPENKCM_{}", name.to_uppercase().replace('-', "_"))).is_none()
     });
-    let from_file: Vec<OsString> = from_file.map(|(name, value)| format!("--{name}={value}").into()).collect();
+    let from_file: Vec<OsString> =
+        from_file.map(|(name, value)| format!("--{name}={value}").into()).collect();
     arguments.splice(2..2, from_file);
     Ok(arguments)
 }
@@ -223,7 +225,10 @@ mod tests {
         let path = directory.path().join("edge.yaml");
         fs::write(&path, file).unwrap();
         let config = path.to_str().unwrap();
-        let arguments = ["openkcm-edge", "run", "--config", config].into_iter().chain(flags.iter().copied()).map(OsString::from);
+        let arguments = ["openkcm-edge", "run", "--config", config]
+            .into_iter()
+            .chain(flags.iter().copied())
+            .map(OsString::from);
         let set = |name: &str| environment.contains(&name).then(OsString::new);
         let arguments = with_file(arguments.collect(), set)?;
         match Cli::try_parse_from(arguments)?.command {
@@ -232,7 +237,8 @@ mod tests {
         }
     }
 
-    const FILE: &str = "name: one\norchestrator: [https://a, https://b]\ndata-dir: /d\nissuers: /i\nsocket-mode: '0600'\n";
+    const FILE: &str =
+        "name: one\norchestrator: [https://a, https://b]\ndata-dir: /d\nissuers: /i\nsocket-mode: '0600'\n";
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {

@@ -38,8 +38,10 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         Command::Run(args) => {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("start the runtime")?;
             // The exporter of traces wants the runtime to be there.
             let telemetry = {
                 let _inside = runtime.enter();
@@ -50,8 +52,10 @@ fn start(cli: Cli) -> anyhow::Result<()> {
             result
         }
         client => {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("start the runtime")?;
             let result = runtime.block_on(client::run(client));
             // A read of standard input that nobody waits for any more must not keep the process.
             runtime.shutdown_background();

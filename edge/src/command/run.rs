@@ -32,12 +32,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let listeners = listeners(&args).await?;
     let admin_listener = match args.http_address {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?),
+        Some(address) => {
+            Some(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?)
+        }
         None => None,
     };
     let agent = Agent::new(agent_config(&args)?, Arc::clone(&store));
     let agent_status = agent.status();
-    let gate = service::service(Engine::new(Arc::clone(&store)), auth, Arc::clone(&metrics), &args.tls_client_issuer);
+    let gate = service::service(
+        Engine::new(Arc::clone(&store)),
+        auth,
+        Arc::clone(&metrics),
+        &args.tls_client_issuer,
+    );
     if !openkcm_secret::memory_is_locked() {
         tracing::warn!("key memory cannot be locked (RLIMIT_MEMLOCK): it may reach swap");
     }

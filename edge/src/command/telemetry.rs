@@ -28,8 +28,9 @@ impl Telemetry {
         let filter = EnvFilter::try_new(filter).context("parse --log")?;
         let text = (format == LogFormat::Text)
             .then(|| tracing_subscriber::fmt::layer().with_target(true).with_writer(std::io::stderr));
-        let json = (format == LogFormat::Json)
-            .then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
+        let json = (format == LogFormat::Json).then(|| {
+            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)
+        });
         let logs = text.map(Layer::boxed).or(json.map(Layer::boxed)).with_filter(filter);
         let provider = otlp_endpoint.map(exporter).transpose()?;
         let traces = provider.as_ref().map(|provider| {

@@ -44,7 +44,9 @@ impl Header {
     pub fn parse(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let bytes: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(EnvelopeError::Malformed)?;
         let (magic, rest) = split(bytes);
-        let ([format, algorithm, 0, 0], rest) = split::<4>(rest) else { return Err(EnvelopeError::Malformed) };
+        let ([format, algorithm, 0, 0], rest) = split::<4>(rest) else {
+            return Err(EnvelopeError::Malformed);
+        };
         let format = match format {
             1 => Format::Message,
             2 => Format::Stream,

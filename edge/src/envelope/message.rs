@@ -3,7 +3,8 @@
 use zeroize::Zeroize;
 
 use super::{
-    Algorithm, EnvelopeError, Format, HEADER_LEN, Header, MAX_AAD, MAX_MESSAGE, OVERHEAD, TAG_LEN, XaesKey, nonce,
+    Algorithm, EnvelopeError, Format, HEADER_LEN, Header, MAX_AAD, MAX_MESSAGE, OVERHEAD, TAG_LEN, XaesKey,
+    nonce,
 };
 use crate::store::Lent;
 

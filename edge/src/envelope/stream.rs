@@ -10,7 +10,8 @@
 use zeroize::Zeroize;
 
 use super::{
-    Algorithm, CHUNK, EnvelopeError, Format, HEADER_LEN, Header, NONCE_LEN, TAG_LEN, XaesKey, message::Bound, nonce,
+    Algorithm, CHUNK, EnvelopeError, Format, HEADER_LEN, Header, NONCE_LEN, TAG_LEN, XaesKey, message::Bound,
+    nonce,
 };
 use crate::store::Lent;
 

@@ -23,7 +23,14 @@ impl Held {
 
     fn lent<'a>(&'a self, cluster: &'a str) -> Lent<'a> {
         let now = BootInstant::from_nanos(7);
-        Lent { key: &self.key, key_id: KEY_ID, version: self.version, commitment: &self.commitment, cluster, now }
+        Lent {
+            key: &self.key,
+            key_id: KEY_ID,
+            version: self.version,
+            commitment: &self.commitment,
+            cluster,
+            now,
+        }
     }
 
     fn encrypt(&self, cluster: &str, plaintext: &[u8], aad: &[u8]) -> Vec<u8> {

@@ -44,7 +44,12 @@ impl XaesKey {
     }
 
     /// Encrypts `data` in place and gives the tag.
-    pub fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_LEN], EnvelopeError> {
+    pub fn seal(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], EnvelopeError> {
         self.derive(nonce)?.seal(nonce, aad, data)
     }
 

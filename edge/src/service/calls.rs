@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream::BoxStream};
 use openkcm_edge_protocol::application::{
-    BatchRequest, BatchResponse, DecryptDataKeyRequest, DecryptDataKeyResponse, DecryptRequest, DecryptResponse,
-    DescribeRequest, DescribeResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
-    GenerateDataKeyResponse, ItemError, Items, Key, Operation, StreamRequest, StreamResponse, VersionDescription,
-    VersionState, crypto_server::Crypto,
+    BatchRequest, BatchResponse, DecryptDataKeyRequest, DecryptDataKeyResponse, DecryptRequest,
+    DecryptResponse, DescribeRequest, DescribeResponse, EncryptRequest, EncryptResponse,
+    GenerateDataKeyRequest, GenerateDataKeyResponse, ItemError, Items, Key, Operation, StreamRequest,
+    StreamResponse, VersionDescription, VersionState, crypto_server::Crypto,
 };
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -126,12 +126,16 @@ impl Crypto for Service {
             if request.wrapped.len() != DATA_KEY_LEN + OVERHEAD {
                 return Err(OpError::new(Code::Malformed, "not a wrapped data key"));
             }
-            let (data_key, version) = self.open(request.key.as_ref(), &caller, request.wrapped, &request.aad)?;
+            let (data_key, version) =
+                self.open(request.key.as_ref(), &caller, request.wrapped, &request.aad)?;
             Ok(DecryptDataKeyResponse { data_key, version })
         })
     }
 
-    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+    async fn describe(
+        &self,
+        request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
         self.run("describe", || {
             let caller = verified(&request)?.caller;
             let description = self.engine.describe(key_address(request.get_ref().key.as_ref())?, &caller)?;
@@ -198,7 +202,9 @@ impl Service {
         let (operation, direction) = match request.operation() {
             Operation::Encrypt => ("batch-encrypt", Direction::Encrypt),
             Operation::Decrypt => ("batch-decrypt", Direction::Decrypt),
-            Operation::Unspecified => return Err(OpError::new(Code::Malformed, "the batch names no operation")),
+            Operation::Unspecified => {
+                return Err(OpError::new(Code::Malformed, "the batch names no operation"));
+            }
         };
         let key = key_address(request.key.as_ref())?;
         let mut inputs = request.inputs.unwrap_or_default();
@@ -208,7 +214,10 @@ impl Service {
             return Err(OpError::new(Code::TooLarge, "a batch has at most 4,096 inputs and 3 MiB"));
         }
         if aads.len() > 1 && aads.len() != parts.len() {
-            return Err(OpError::new(Code::Malformed, "a batch has one AAD for each input, or one for all, or none"));
+            return Err(OpError::new(
+                Code::Malformed,
+                "a batch has one AAD for each input, or one for all, or none",
+            ));
         }
         let aad = |index: usize| match aads.as_slice() {
             [] => &[][..],

@@ -59,12 +59,13 @@ impl Gate {
     }
 
     fn by_certificate(&self, request: &Request<Body>) -> Result<Verified, OpError> {
-        let certificates = request
-            .extensions()
-            .get::<TlsConnectInfo<TcpConnectInfo>>()
-            .and_then(TlsConnectInfo::peer_certs);
+        let certificates =
+            request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
         let leaf = certificates.as_ref().and_then(|chain| chain.first()).ok_or_else(|| {
-            OpError::new(Code::Unauthenticated, "the request has neither a bearer token nor a client certificate")
+            OpError::new(
+                Code::Unauthenticated,
+                "the request has neither a bearer token nor a client certificate",
+            )
         })?;
         let caller = caller_of_certificate(&self.certificate_issuer, leaf)?;
         // TLS checked the certificate's times when the connection was made.

@@ -79,7 +79,8 @@ impl Listeners {
     /// Also listens on a unix socket, with these permissions.
     pub fn bind_unix(mut self, path: &Path, mode: u32) -> Result<Self, ListenError> {
         let io = |error| ListenError::Io(path.display().to_string(), error);
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(directory).map_err(io)?;
         let parent = fs::metadata(directory).map_err(io)?;
         let (open, sticky) = (parent.mode() & 0o022 != 0, parent.mode() & 0o1000 != 0);
@@ -186,7 +187,11 @@ impl<C: Connected> Connected for Connection<C> {
 }
 
 impl<C: AsyncRead + Unpin> AsyncRead for Connection<C> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

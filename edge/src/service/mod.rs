@@ -27,7 +27,12 @@ pub struct Service {
 }
 
 /// The service behind its gate: nothing is decoded for a caller who is not verified.
-pub fn service(engine: Engine, auth: Arc<Authenticator>, metrics: Arc<Metrics>, certificate_issuer: &str) -> Gate {
+pub fn service(
+    engine: Engine,
+    auth: Arc<Authenticator>,
+    metrics: Arc<Metrics>,
+    certificate_issuer: &str,
+) -> Gate {
     let server = CryptoServer::new(Service { engine, metrics: Arc::clone(&metrics) })
         .max_decoding_message_size(MAX_GRPC)
         .max_encoding_message_size(2 * MAX_GRPC);

@@ -89,8 +89,9 @@ impl Progress {
             if auth::now() >= self.verified.until {
                 return Err(OpError::new(Code::Unauthenticated, "the token has expired"));
             }
-            let message =
-                message.map_err(|_| OpError::new(Code::Malformed, "the request stream broke off or is not readable"))?;
+            let message = message.map_err(|_| {
+                OpError::new(Code::Malformed, "the request stream broke off or is not readable")
+            })?;
             if let Some(message) = message {
                 self.take(message, out)?;
             } else {

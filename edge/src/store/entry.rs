@@ -48,7 +48,11 @@ pub(super) struct Version {
 
 pub(super) enum Stored {
     /// The commitment is public: every ciphertext carries it. It is kept so that no message pays for it.
-    Key { key: SecretKey, usable: Usable, commitment: [u8; COMMITMENT_LEN] },
+    Key {
+        key: SecretKey,
+        usable: Usable,
+        commitment: [u8; COMMITMENT_LEN],
+    },
     Gone(Gone),
 }
 

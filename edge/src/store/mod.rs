@@ -35,8 +35,8 @@ use self::{
 };
 pub use self::{
     types::{
-        Client, EvictReason, Gone, KeyEntry, KeyName, KeyNameRef, KeyVersion, Material, PutError, Refusal, Usable,
-        Want,
+        Client, EvictReason, Gone, KeyEntry, KeyName, KeyNameRef, KeyVersion, Material, PutError, Refusal,
+        Usable, Want,
     },
     usage::MAX_CALLERS,
 };
@@ -221,7 +221,11 @@ impl KeyStore {
     }
 
     fn fresh(&self, now: BootInstant) -> Result<(), Refusal> {
-        if now.as_nanos() < self.lease_until.load(Ordering::Acquire) { Ok(()) } else { Err(Refusal::LeaseLost) }
+        if now.as_nanos() < self.lease_until.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err(Refusal::LeaseLost)
+        }
     }
 
     // ---- changes ----
@@ -238,11 +242,8 @@ impl KeyStore {
 
     fn change(&self, mut entry: KeyEntry, keep_versions: bool) -> Result<(), PutError> {
         let mut writer = self.writer();
-        let name = KeyNameRef {
-            cluster: entry.cluster.as_str(),
-            namespace: &entry.namespace,
-            name: &entry.name,
-        };
+        let name =
+            KeyNameRef { cluster: entry.cluster.as_str(), namespace: &entry.namespace, name: &entry.name };
         let hash = self.hasher.hash_one(name);
         let shard = self.shard(hash);
         let snapshot = shard.load_full();
@@ -254,7 +255,9 @@ impl KeyStore {
         }
         let base = match held.as_deref() {
             _ if !keep_versions => None,
-            Some(held) if held.key_id == entry.key_id && matches!(held.state, State::Live { .. }) => Some(held),
+            Some(held) if held.key_id == entry.key_id && matches!(held.state, State::Live { .. }) => {
+                Some(held)
+            }
             _ => return Err(PutError::NotHeld),
         };
         let versions = merge_versions(&mut entry, base)?;
@@ -266,11 +269,8 @@ impl KeyStore {
     /// Leaves word why a key that this edge does not hold cannot be used. `entry` carries no versions.
     pub fn bury(&self, entry: KeyEntry, reason: EvictReason) -> Result<(), PutError> {
         let mut writer = self.writer();
-        let name = KeyNameRef {
-            cluster: entry.cluster.as_str(),
-            namespace: &entry.namespace,
-            name: &entry.name,
-        };
+        let name =
+            KeyNameRef { cluster: entry.cluster.as_str(), namespace: &entry.namespace, name: &entry.name };
         let hash = self.hasher.hash_one(name);
         let snapshot = self.shard(hash).load_full();
         let held = snapshot.find(hash, name).cloned();
@@ -350,7 +350,13 @@ impl KeyStore {
         drain(removed)
     }
 
-    fn entomb(&self, table: &mut Table, held: &Arc<Entry>, reason: &EvictReason, removed: &mut Vec<Arc<Entry>>) {
+    fn entomb(
+        &self,
+        table: &mut Table,
+        held: &Arc<Entry>,
+        reason: &EvictReason,
+        removed: &mut Vec<Arc<Entry>>,
+    ) {
         let tombstone = Entry {
             home: Arc::clone(&held.home),
             name: held.name.clone(),
@@ -411,8 +417,11 @@ impl KeyStore {
     }
 
     fn count_out(&self, held: &Entry) {
-        let counter =
-            if matches!(held.state, State::Live { .. }) { &self.counts.live } else { &self.counts.tombstones };
+        let counter = if matches!(held.state, State::Live { .. }) {
+            &self.counts.live
+        } else {
+            &self.counts.tombstones
+        };
         counter.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -490,7 +499,11 @@ impl KeyStore {
         for cluster in named.chain([address.tenant]) {
             let answer = self.find(name(cluster), |entry| {
                 let mine = entry.is_client(caller) && entry.home.is_called(address.tenant);
-                if mine { found.take().map(|found| found(entry)).ok_or(Refusal::UnknownKey) } else { Err(Refusal::UnknownKey) }
+                if mine {
+                    found.take().map(|found| found(entry)).ok_or(Refusal::UnknownKey)
+                } else {
+                    Err(Refusal::UnknownKey)
+                }
             });
             if let Ok(answer) = answer {
                 return answer;
@@ -555,7 +568,8 @@ impl KeyStore {
         let mut report = Vec::new();
         for shard in &self.shards {
             for entry in shard.load().iter() {
-                let callers = entry.usage.get().map_or(0, |usage: &Arc<Usage>| usage.distinct(now, self.usage_nanos()));
+                let callers =
+                    entry.usage.get().map_or(0, |usage: &Arc<Usage>| usage.distinct(now, self.usage_nanos()));
                 if callers > 0 {
                     report.push(KeyUsage { name: entry.key_name(), callers });
                 }

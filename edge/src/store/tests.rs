@@ -131,7 +131,10 @@ fn no_edge_goes_back() {
     assert_eq!(store.put(entry(4)), Err(PutError::Older { offered: 4, held: 5 }));
     store.evict(&name(), EvictReason::Disabled);
     assert_eq!(store.patch(entry(4)), Err(PutError::Older { offered: 4, held: 5 }));
-    assert_eq!(store.bury(KeyEntry { versions: Vec::new(), ..entry(4) }, EvictReason::Deleted), Err(PutError::Older { offered: 4, held: 5 }));
+    assert_eq!(
+        store.bury(KeyEntry { versions: Vec::new(), ..entry(4) }, EvictReason::Deleted),
+        Err(PutError::Older { offered: 4, held: 5 })
+    );
     // The same state may come back, as after a root key that was away for a while.
     store.put(entry(5)).unwrap();
     assert_eq!(store.revision(&name()), Some(5));
@@ -181,7 +184,10 @@ fn evicting_a_tenant_leaves_the_others() {
         let cluster = cluster(if number % 2 == 0 { "1acme" } else { "2other" });
         store.put(KeyEntry { cluster, name: format!("k{number}"), ..entry(1) }).unwrap();
     }
-    assert_eq!(store.evict_tenant(&cluster("1acme"), &EvictReason::TenantSuspended), Evicted { keys: 250, wiped: true });
+    assert_eq!(
+        store.evict_tenant(&cluster("1acme"), &EvictReason::TenantSuspended),
+        Evicted { keys: 250, wiped: true }
+    );
     assert_eq!(store.stats(), StoreStats { live: 250, tombstones: 250, evictions: 250 });
     let address = Address { name: "k0", ..DB };
     let result = store.lend(address, Want::Current, &app(1), |_| ());
@@ -209,7 +215,8 @@ fn versions_without_material_say_why() {
 fn names_are_tuples_not_joined_texts() {
     let (_, store) = leased();
     store.put(KeyEntry { namespace: "a".into(), name: "b-c".into(), ..entry(1) }).unwrap();
-    let caller = Caller::new("kcp", "s", Some(caller::Home { cluster: cluster("1acme"), namespace: "a-b".into() }));
+    let caller =
+        Caller::new("kcp", "s", Some(caller::Home { cluster: cluster("1acme"), namespace: "a-b".into() }));
     let address = Address { tenant: "1acme", namespace: "a-b", name: "c" };
     assert_eq!(store.lend(address, Want::Current, &caller, |_| ()), Err(Refusal::UnknownKey));
     let hashes: Vec<u64> = [("a", "bc"), ("ab", "c"), ("", "abc")]
@@ -228,7 +235,9 @@ fn callers_are_counted_in_the_window_and_over_rotations() {
     }
     let report = |callers| vec![KeyUsage { name: name(), callers }];
     assert_eq!(store.usage_report(), report(3));
-    store.put(KeyEntry { current: 2, versions: vec![version(2, Usable::EncryptDecrypt)], ..entry(2) }).unwrap();
+    store
+        .put(KeyEntry { current: 2, versions: vec![version(2, Usable::EncryptDecrypt)], ..entry(2) })
+        .unwrap();
     store.lend(DB, Want::Current, &app(4), |_| ()).unwrap();
     assert_eq!(store.usage_report(), report(4));
     clock.advance(USAGE_WINDOW + 20 * SECOND);

@@ -4,9 +4,8 @@ use std::{error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let mut files: Vec<PathBuf> = fs::read_dir("proto")?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir("proto")?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
     files.sort();
 
@@ -22,7 +21,4 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Messages that carry key bytes or other secrets, directly.
-const SECRET: &[&str] = &[
-    "openkcm.orchestrator.v1.JoinRequest",
-    "openkcm.orchestrator.v1.KeyVersion",
-];
+const SECRET: &[&str] = &["openkcm.orchestrator.v1.JoinRequest", "openkcm.orchestrator.v1.KeyVersion"];

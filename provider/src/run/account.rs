@@ -88,9 +88,11 @@ impl Provider {
         keys: &[Arc<ServiceEncryptionKey>],
         lost: Vec<String>,
     ) -> account::Input<'a> {
-        let namespaces: BTreeSet<_> = keys.iter().filter_map(|key| key.metadata.namespace.as_deref()).collect();
+        let namespaces: BTreeSet<_> =
+            keys.iter().filter_map(|key| key.metadata.namespace.as_deref()).collect();
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        let clients: u64 = keys.iter().map(|key| self.orchestrator.distribution(&key_id(cluster, key)).active_clients).sum();
+        let clients: u64 =
+            keys.iter().map(|key| self.orchestrator.distribution(&key_id(cluster, key)).active_clients).sum();
         let desired_root = snapshot.object.as_ref().map(|object| roots::root_id(&object.spec));
         let current = snapshot.row.as_ref().and_then(AccountRow::current_key);
         let root_in_use = current.and_then(|key| roots::root_of(&key.root));
@@ -101,7 +103,9 @@ impl Provider {
             tenant: snapshot.view,
             object: snapshot.object.as_deref(),
             record: snapshot.record.clone(),
-            desired: desired_root.as_ref().map_or(account::Probe::Never, |id| self.roots.probe(cluster, name, id)),
+            desired: desired_root
+                .as_ref()
+                .map_or(account::Probe::Never, |id| self.roots.probe(cluster, name, id)),
             in_use: in_use_id
                 .filter(|id| Some(id) != desired_root.as_ref())
                 .map(|id| self.roots.probe(cluster, name, &id)),
@@ -115,7 +119,11 @@ impl Provider {
         }
     }
 
-    async fn account_record(&self, row: &AccountRow, object: Option<&Account>) -> anyhow::Result<account::Record> {
+    async fn account_record(
+        &self,
+        row: &AccountRow,
+        object: Option<&Account>,
+    ) -> anyhow::Result<account::Record> {
         let loaded = self.loaded(row);
         let desired = object.map(|object| roots::root_id(&object.spec));
         // The counts matter only while there is more than one account key.
@@ -133,7 +141,12 @@ impl Provider {
             spec: row.spec.clone(),
             deleted: row.deleted_at.is_some(),
             current: row.current_key().map(view),
-            retiring: row.keys.iter().filter(|key| key.state == AccountKeyState::Retiring).map(view).collect(),
+            retiring: row
+                .keys
+                .iter()
+                .filter(|key| key.state == AccountKeyState::Retiring)
+                .map(view)
+                .collect(),
             root_lost_since: row.root_lost_since,
             last_erased: None,
         })
@@ -142,6 +155,9 @@ impl Provider {
     async fn account_step(&self, cluster: &LogicalCluster, name: &str) -> anyhow::Result<Flow> {
         let now = Timestamp::now();
         let workspace = self.workspace(cluster).await?;
+        if workspace.view == TenantView::Unknown && !self.is_visible(cluster) {
+            return Ok(self.unknown(cluster));
+        }
         let snapshot = self.account_snapshot(&workspace, cluster, name).await?;
         let keys: Vec<_> =
             self.keys.list(cluster).into_iter().filter(|key| key.spec.account_ref.name == name).collect();
@@ -166,7 +182,9 @@ impl Provider {
             }
         }
         let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
-        if !owned && !matches!(effect, Effect::Probe | Effect::ProbeInUse | Effect::Load { .. } | Effect::Forget) {
+        if !owned
+            && !matches!(effect, Effect::Probe | Effect::ProbeInUse | Effect::Load { .. } | Effect::Forget)
+        {
             return Ok(Flow::Wait(Some(Duration::from_secs(5))));
         }
         if matches!(effect, Effect::Probe | Effect::ProbeInUse) {
@@ -194,7 +212,9 @@ impl Provider {
                 Ok(WRITTEN)
             }
             (Effect::Record, _, Some(object)) => {
-                self.ledger.upsert_account(tenant.id, name, &serde_json::to_value(&object.spec)?, now).await?;
+                self.ledger
+                    .upsert_account(tenant.id, name, &serde_json::to_value(&object.spec)?, now)
+                    .await?;
                 self.wake_keys(cluster, name);
                 Ok(Flow::Again)
             }
@@ -282,11 +302,18 @@ impl Provider {
     }
 
     /// Versions that only a root could open that refuses, as far as a message lists them.
-    async fn lost_versions(&self, cluster: &LogicalCluster, name: &str, row: &AccountRow) -> anyhow::Result<Vec<String>> {
+    async fn lost_versions(
+        &self,
+        cluster: &LogicalCluster,
+        name: &str,
+        row: &AccountRow,
+    ) -> anyhow::Result<Vec<String>> {
         let refused: Vec<u32> = row
             .keys
             .iter()
-            .filter(|key| key.state == AccountKeyState::Retiring && self.roots.is_refused(cluster, name, key.version))
+            .filter(|key| {
+                key.state == AccountKeyState::Retiring && self.roots.is_refused(cluster, name, key.version)
+            })
             .map(|key| key.version)
             .collect();
         let mut lost = Vec::new();

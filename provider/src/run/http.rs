@@ -24,7 +24,11 @@ struct Shared {
     registry: Registry,
 }
 
-pub async fn serve(address: SocketAddr, provider: Arc<Provider>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    address: SocketAddr,
+    provider: Arc<Provider>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(Arc::clone(&provider))));
@@ -50,7 +54,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         problems.push(format!("the endpoint slice cannot be followed: {error}"));
     }
     for watch in health.stalled(STALLED) {
-        problems.push(format!("no progress for {:.0?} at {:?} on {:?}", watch.silent_for, watch.endpoint, watch.kind));
+        problems.push(format!(
+            "no progress for {:.0?} at {:?} on {:?}",
+            watch.silent_for, watch.endpoint, watch.kind
+        ));
     }
     if !provider.world.synced() {
         problems.push("not every kind has been listed at every endpoint".to_owned());

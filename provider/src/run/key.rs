@@ -17,7 +17,7 @@ use openkcm_orchestrator::{
     Client, DeadReason, DeadVersion, Desired, Distribution, EvictReason, KeyId, KeyState, Usable, Version,
 };
 use openkcm_plan::{
-    Event,
+    Event, TenantView,
     key::{self, Edges, Effect, Eviction, HandedOut},
 };
 
@@ -49,6 +49,9 @@ impl Provider {
         let now = Timestamp::now();
         let cluster = &id.cluster;
         let workspace = self.workspace(cluster).await?;
+        if workspace.view == TenantView::Unknown && !self.is_visible(cluster) {
+            return Ok(self.unknown(cluster));
+        }
         let object = self.keys.get(cluster, Some(&id.namespace), &id.name);
         let row = match &workspace.row {
             Some(tenant) => self.ledger.key(tenant.id, &id.namespace, &id.name).await?,
@@ -67,7 +70,8 @@ impl Provider {
         };
         let record = row.as_ref().map(|row| record(row, &versions));
         let distribution = self.orchestrator.distribution(id);
-        let tenant_name = workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
+        let tenant_name =
+            workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
         let snapshot = KeySnapshot { account, object, row, versions, record };
         let plan = key::plan(&key::Input {
             now,
@@ -218,7 +222,8 @@ impl Provider {
     async fn restore_key(&self, id: &KeyId, row: &ServiceKeyRow) -> anyhow::Result<Flow> {
         let mut object = ServiceEncryptionKey::new(
             &id.name,
-            serde_json::from_value::<ServiceEncryptionKeySpec>(row.spec.clone()).context("read the recorded spec")?,
+            serde_json::from_value::<ServiceEncryptionKeySpec>(row.spec.clone())
+                .context("read the recorded spec")?,
         );
         object.metadata = ObjectMeta {
             name: Some(id.name.clone()),
@@ -266,14 +271,18 @@ impl Provider {
         let mut account_keys = HashMap::new();
         let mut versions = Vec::new();
         for usable in key::usable(object, record) {
-            let Some(sealed) = snapshot.versions.iter().find(|row| row.version == usable.version) else { continue };
+            let Some(sealed) = snapshot.versions.iter().find(|row| row.version == usable.version) else {
+                continue;
+            };
             let number = sealed.account_key_version;
             let account_key = match account_keys.get(&number) {
                 Some(key) => Arc::clone(key),
                 None => {
                     let at = std::time::Instant::now();
                     // Its time in memory ended since the plan was made: plan again.
-                    let Some(key) = self.account_keys.get(account.id, number, at) else { return Ok(Flow::Again) };
+                    let Some(key) = self.account_keys.get(account.id, number, at) else {
+                        return Ok(Flow::Again);
+                    };
                     account_keys.insert(number, Arc::clone(&key));
                     key
                 }

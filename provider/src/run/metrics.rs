@@ -72,7 +72,11 @@ impl Collector for Scrape {
         gauge("openkcm_undecodable_objects", "Objects that do not fit their type", world.undecodable)?;
         gauge("openkcm_queue_ready", "Objects that wait for a worker", queue.ready as u64)?;
         gauge("openkcm_queue_delayed", "Objects that wait for a time", queue.delayed as u64)?;
-        gauge("openkcm_account_keys_in_memory", "Unwrapped account keys", provider.account_keys.len() as u64)?;
+        gauge(
+            "openkcm_account_keys_in_memory",
+            "Unwrapped account keys",
+            provider.account_keys.len() as u64,
+        )?;
         let edges = provider.orchestrator.edges();
         let connected = edges.iter().filter(|edge| edge.connected).count();
         gauge("openkcm_edges_connected", "Crypto Edges on their stream", connected as u64)?;
@@ -88,11 +92,19 @@ impl Collector for Scrape {
         counter("openkcm_status_writes", "Writes of a status to kcp", counters.status_writes.load(Relaxed))?;
         counter("openkcm_rotations", "New versions of service keys", counters.rotations.load(Relaxed))?;
         counter("openkcm_evictions", "Keys taken back from the edges", counters.evictions.load(Relaxed))?;
-        counter("openkcm_events_dropped", "Events that were not written: too many", provider.recorder.dropped())?;
+        counter(
+            "openkcm_events_dropped",
+            "Events that were not written: too many",
+            provider.recorder.dropped(),
+        )?;
 
         let rounds = ConstCounter::new(0u64);
-        let mut family =
-            encoder.encode_descriptor("openkcm_reconciles", "Reconciles by kind and result", None, rounds.metric_type())?;
+        let mut family = encoder.encode_descriptor(
+            "openkcm_reconciles",
+            "Reconciles by kind and result",
+            None,
+            rounds.metric_type(),
+        )?;
         for (kind, counts) in KINDS.iter().zip(&counters.rounds) {
             for (result, count) in ["ok", "error"].iter().zip(counts) {
                 let labels = [("kind", *kind), ("result", *result)];
@@ -122,7 +134,9 @@ impl Scrape {
         for cluster in provider.accounts.clusters() {
             for account in provider.accounts.list(&cluster) {
                 let phase = account.status.as_ref().and_then(|status| status.phase);
-                *accounts.entry(phase.map_or_else(|| "New".to_owned(), |phase| format!("{phase:?}"))).or_default() += 1;
+                *accounts
+                    .entry(phase.map_or_else(|| "New".to_owned(), |phase| format!("{phase:?}")))
+                    .or_default() += 1;
             }
         }
         let (mut keys, mut overdue) = (BTreeMap::<String, i64>::new(), 0);
@@ -132,7 +146,8 @@ impl Scrape {
                 let state = status.state.map_or_else(|| "New".to_owned(), |state| format!("{state:?}"));
                 *keys.entry(state).or_default() += 1;
                 let late = |condition: &openkcm_apis::Condition| {
-                    condition.type_ == openkcm_apis::conditions::ROTATION_OVERDUE && condition.status == "True"
+                    condition.type_ == openkcm_apis::conditions::ROTATION_OVERDUE
+                        && condition.status == "True"
                 };
                 overdue += i64::from(status.conditions.iter().any(late));
             }

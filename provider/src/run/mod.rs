@@ -133,8 +133,14 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     // Whoever ends first, in whatever way, ends the process: nothing here may be missing.
     let mut vital = JoinSet::new();
     let stop = || shutdown.clone();
-    vital.spawn(named("watches", { let stop = stop(); async move { Ok(watching.run(stop).await?) } }));
-    vital.spawn(named("events", { let stop = stop(); async move { Ok(recording.run(stop).await?) } }));
+    vital.spawn(named("watches", {
+        let stop = stop();
+        async move { Ok(watching.run(stop).await?) }
+    }));
+    vital.spawn(named("events", {
+        let stop = stop();
+        async move { Ok(recording.run(stop).await?) }
+    }));
     vital.spawn(named("orchestrator", until_stopped(stop(), async move { Ok(orchestrating.await?) })));
     vital.spawn(named("health and metrics", http::serve(args.http_address, Arc::clone(&provider), stop())));
     vital.spawn(named("edges", until_stopped(stop(), follow_edges(Arc::clone(&provider)))));
@@ -166,7 +172,8 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
 
     let mut result = Ok(());
     while let Some(ended) = vital.join_next().await {
-        let ended = ended.unwrap_or_else(|error| Err(anyhow::Error::new(error).context("a vital task panicked")));
+        let ended =
+            ended.unwrap_or_else(|error| Err(anyhow::Error::new(error).context("a vital task panicked")));
         if !shutdown.is_cancelled() {
             match ended {
                 Ok(("first plans", ())) => continue,
@@ -229,7 +236,8 @@ async fn first_plans(provider: Arc<Provider>) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(200));
     loop {
         tick.tick().await;
-        let planned = provider.world.synced() && lock(&provider.unplanned).is_empty() && provider.roots.is_idle();
+        let planned =
+            provider.world.synced() && lock(&provider.unplanned).is_empty() && provider.roots.is_idle();
         if planned || begun.elapsed() > FIRST_PLANS {
             provider.orchestrator.ready();
             tracing::info!(after = ?begun.elapsed(), "every key was planned once; edges drop what is gone");

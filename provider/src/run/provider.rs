@@ -105,7 +105,11 @@ impl Provider {
                 if conflict {
                     tracing::debug!(?subject, error = format!("{error:#}"), "the object has moved on");
                 } else {
-                    tracing::warn!(?subject, error = format!("{error:#}"), "reconcile failed and is tried again");
+                    tracing::warn!(
+                        ?subject,
+                        error = format!("{error:#}"),
+                        "reconcile failed and is tried again"
+                    );
                 }
                 Outcome::Retry(error.into())
             }
@@ -150,7 +154,8 @@ impl Provider {
             self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
         }
         for account in self.accounts.list(cluster) {
-            self.queue.add(Subject::Account(cluster.clone(), account.metadata.name.clone().unwrap_or_default()));
+            self.queue
+                .add(Subject::Account(cluster.clone(), account.metadata.name.clone().unwrap_or_default()));
         }
         for key in self.keys.list(cluster) {
             self.queue.add(key_subject(cluster, &key));
@@ -187,7 +192,11 @@ impl Provider {
             _ if tenant::is_unbinding(&bindings) => TenantView::Unbinding,
             None => TenantView::Unknown,
             Some(row) if !tenant::is_bound(&bindings) => {
-                if row.unbound_at.is_some() { TenantView::Unbinding } else { TenantView::Unknown }
+                if row.unbound_at.is_some() {
+                    TenantView::Unbinding
+                } else {
+                    TenantView::Unknown
+                }
             }
             // Bound again, but not recorded yet: the tenant's own round comes first.
             Some(row) if row.unbound_at.is_some() => TenantView::Unknown,
@@ -195,6 +204,13 @@ impl Provider {
             Some(_) => TenantView::Active,
         };
         Ok(Workspace { view, row, bindings })
+    }
+
+    /// When to look again at an object of a workspace whose state is not known. Nothing announces that the last kind
+    /// of an endpoint has been listed, so it is looked for; an endpoint that is away is announced when it comes back.
+    pub fn unknown(&self, cluster: &LogicalCluster) -> Flow {
+        let away = self.world.presence(cluster) == Presence::Unknown && self.world.synced();
+        Flow::Wait(Some(if away { Duration::from_secs(30) } else { Duration::from_millis(500) }))
     }
 
     /// Whether what the caches say of the workspace is the present state.
@@ -210,7 +226,12 @@ impl Provider {
         let ours = |binding: &Arc<ApiBinding>| {
             binding.spec.reference.export.as_ref().is_some_and(|export| export.name == self.export)
         };
-        self.bindings.list(cluster).iter().filter(|binding| ours(binding)).map(|binding| view_of(binding)).collect()
+        self.bindings
+            .list(cluster)
+            .iter()
+            .filter(|binding| ours(binding))
+            .map(|binding| view_of(binding))
+            .collect()
     }
 
     /// Writes the status if it says anything new. Answers whether it did.
@@ -245,7 +266,12 @@ impl Provider {
     }
 
     /// Adds or removes our finalizer.
-    pub async fn set_finalizer<K>(&self, client: &ScopedClient, object: &K, present: bool) -> anyhow::Result<()>
+    pub async fn set_finalizer<K>(
+        &self,
+        client: &ScopedClient,
+        object: &K,
+        present: bool,
+    ) -> anyhow::Result<()>
     where
         K: openkcm_logical::Watched,
     {
@@ -287,7 +313,10 @@ impl Provider {
         };
         let Some((status, reason, message)) = find(new) else { return };
         let was = find(old);
-        if was.as_ref().is_some_and(|(old_status, old_reason, _)| (old_status, old_reason) == (&status, &reason)) {
+        if was
+            .as_ref()
+            .is_some_and(|(old_status, old_reason, _)| (old_status, old_reason) == (&status, &reason))
+        {
             return;
         }
         let ready = status == "True";
@@ -316,9 +345,7 @@ where
 
 /// From now until `at`, at least a little, so that a time that has just come is not waited for in a busy loop.
 pub fn until(now: Timestamp, at: Option<Timestamp>) -> Option<Duration> {
-    at.map(|at| {
-        Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(50))
-    })
+    at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(50)))
 }
 
 pub fn key_subject(cluster: &LogicalCluster, key: &ServiceEncryptionKey) -> Subject {

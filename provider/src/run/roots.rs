@@ -99,7 +99,8 @@ impl Roots {
     /// What the last look at a root found.
     pub fn probe(&self, cluster: &LogicalCluster, account: &str, root: &str) -> Probe {
         let memory = lock(&self.memory);
-        let entry = memory.get(&(cluster.clone(), account.to_owned())).and_then(|memory| memory.probes.get(root));
+        let entry =
+            memory.get(&(cluster.clone(), account.to_owned())).and_then(|memory| memory.probes.get(root));
         entry.map_or(Probe::Never, |entry| entry.probe.clone())
     }
 
@@ -123,7 +124,13 @@ impl Roots {
 
     /// Starts a task unless it is under way already. When it is done, the Account is in the queue again. Answers when
     /// to ask again, if the task has failed too recently to be started now.
-    pub fn start(&self, provider: &Provider, tenant: &TenantRow, row: &AccountRow, task: Task) -> Option<Duration> {
+    pub fn start(
+        &self,
+        provider: &Provider,
+        tenant: &TenantRow,
+        row: &AccountRow,
+        task: Task,
+    ) -> Option<Duration> {
         let cluster = &tenant.cluster;
         let slot = (cluster.clone(), row.name.clone());
         let label = task.label();
@@ -157,7 +164,8 @@ impl Roots {
             path: tenant.path.clone(),
             row: row.clone(),
         };
-        let (memory, permits, queue) = (Arc::clone(&self.memory), Arc::clone(&self.permits), provider.queue.clone());
+        let (memory, permits, queue) =
+            (Arc::clone(&self.memory), Arc::clone(&self.permits), provider.queue.clone());
         let (interval, account) = (self.interval, row.id);
         let keys_to_wake = matches!(task, Task::Load { .. } | Task::Provision { .. })
             .then(|| key_subjects(provider, cluster, &row.name));
@@ -272,7 +280,13 @@ impl Call {
     }
 
     /// Wraps an account key and records it: as a new version, or in the place of `old`.
-    async fn wrap(&self, spec: &AccountSpec, version: u32, key: &SecretKey, old: Option<&[u8]>) -> Result<(), CallError> {
+    async fn wrap(
+        &self,
+        spec: &AccountSpec,
+        version: u32,
+        key: &SecretKey,
+        old: Option<&[u8]>,
+    ) -> Result<(), CallError> {
         let wrapped = self.open(spec)?.wrap(key, &self.binding()).await?;
         let input = AccountKeyInput {
             version,
@@ -293,7 +307,8 @@ impl Call {
     }
 
     async fn unwrap(&self, version: u32) -> Result<SecretKey, CallError> {
-        let row = self.row.keys.iter().find(|key| key.version == version).ok_or(CallError::Erased(version))?;
+        let row =
+            self.row.keys.iter().find(|key| key.version == version).ok_or(CallError::Erased(version))?;
         let (spec, wrapped) = (root_of(&row.root), row.wrapped.as_deref());
         let (Some(spec), Some(wrapped)) = (spec, wrapped) else { return Err(CallError::Erased(version)) };
         Ok(self.open(&spec)?.unwrap(wrapped, &self.binding()).await?)
@@ -385,13 +400,17 @@ fn failure(error: CallError, since: Timestamp) -> (Failure, SignedDuration) {
                 Reason::Unreachable | Reason::Timeout => FailureKind::Unreachable,
                 _ => FailureKind::Refused,
             };
-            let retry_after = error.retry_after.and_then(|after| SignedDuration::try_from(after).ok()).unwrap_or_default();
+            let retry_after =
+                error.retry_after.and_then(|after| SignedDuration::try_from(after).ok()).unwrap_or_default();
             (Failure { reason: error.reason.as_str(), message: error.message, kind, since }, retry_after)
         }
         other => {
             let message = "OpenKCM could not record the account key; it is tried again. If this stays, ask its operator.".to_owned();
             tracing::error!(error = %chain(&other), "account key");
-            (Failure { reason: "LedgerUnavailable", message, kind: FailureKind::Throttled, since }, SignedDuration::ZERO)
+            (
+                Failure { reason: "LedgerUnavailable", message, kind: FailureKind::Throttled, since },
+                SignedDuration::ZERO,
+            )
         }
     }
 }

@@ -46,7 +46,9 @@ impl fmt::Debug for Subject {
         match self {
             Self::Tenant(cluster) => write!(f, "{cluster} Tenant"),
             Self::Account(cluster, name) => write!(f, "{cluster} Account {name}"),
-            Self::Key(cluster, namespace, name) => write!(f, "{cluster} ServiceEncryptionKey {namespace}/{name}"),
+            Self::Key(cluster, namespace, name) => {
+                write!(f, "{cluster} ServiceEncryptionKey {namespace}/{name}")
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kcp_client_rs::LogicalCluster;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kcp_client_rs::LogicalCluster;
 use openkcm_apis::{LEDGER_FINALIZER, Tenant, TenantSpec};
 use openkcm_keychain::rows::TenantRow;
 use openkcm_logical::ErrorClass;
@@ -27,12 +27,17 @@ impl Provider {
         let absent = visible && bindings.is_empty();
         let absent_since = {
             let mut all = lock(&self.absent);
-            if absent { Some(*all.entry(cluster.clone()).or_insert(now)) } else { all.remove(cluster); None }
+            if absent {
+                Some(*all.entry(cluster.clone()).or_insert(now))
+            } else {
+                all.remove(cluster);
+                None
+            }
         };
         // A workspace that is not deleted has one Tenant object at most.
         let object = self.tenants.list(cluster).into_iter().next();
-        if !visible && tenant::is_bound(&bindings) {
-            return Ok(Flow::Wait(Some(Duration::from_secs(1))));
+        if !visible && (row.is_some() || tenant::is_bound(&bindings)) {
+            return Ok(self.unknown(cluster));
         }
         let plan = tenant::plan(&tenant::Input {
             now,

@@ -37,7 +37,12 @@ impl Server {
         let app = Router::new().fallback(answer).with_state(control.clone());
         let running = serve(address, None, control.watch_down(), app).await?;
         let controller = control.serve(control_address).await?;
-        Ok(Self { address: running.address, control_address: controller.address, control, _running: [running, controller] })
+        Ok(Self {
+            address: running.address,
+            control_address: controller.address,
+            control,
+            _running: [running, controller],
+        })
     }
 }
 
@@ -63,14 +68,22 @@ async fn answer(Extract(control): Extract<Control>, headers: HeaderMap, body: By
         Fault::None | Fault::Tampered | Fault::Hang => {}
         Fault::Denied => {
             // As KMS says it: with names that a tenant must not be shown.
-            return error(400, "AccessDeniedException", &format!(
-                "User: arn:aws:sts::999988887777:assumed-role/openkcm-provider/i-0abc is not authorized to perform: kms:{operation} on resource: arn"
-            ));
+            return error(
+                400,
+                "AccessDeniedException",
+                &format!(
+                    "User: arn:aws:sts::999988887777:assumed-role/openkcm-provider/i-0abc is not authorized to perform: kms:{operation} on resource: arn"
+                ),
+            );
         }
         Fault::Throttled => return error(400, "ThrottlingException", "Rate exceeded"),
         Fault::Error => return error(500, "KMSInternalException", "internal error, request 0xdeadbeef"),
         Fault::Html => {
-            return (StatusCode::BAD_GATEWAY, [(header::CONTENT_TYPE, "text/html")], "<html>bad gateway</html>")
+            return (
+                StatusCode::BAD_GATEWAY,
+                [(header::CONTENT_TYPE, "text/html")],
+                "<html>bad gateway</html>",
+            )
                 .into_response();
         }
         Fault::Empty => return Json(json!({})).into_response(),
@@ -84,7 +97,9 @@ async fn answer(Extract(control): Extract<Control>, headers: HeaderMap, body: By
 fn kms(control: &Control, operation: &str, request: &Value) -> Response {
     let arn = request["KeyId"].as_str().unwrap_or_default();
     let world = control.world();
-    let Some(key) = world.keys.get(arn) else { return error(400, "NotFoundException", &format!("Key '{arn}' does not exist")) };
+    let Some(key) = world.keys.get(arn) else {
+        return error(400, "NotFoundException", &format!("Key '{arn}' does not exist"));
+    };
     let Some((_, version)) = key.current() else { return error(400, "NotFoundException", "no version") };
     if operation == "DescribeKey" {
         return Json(json!({"KeyMetadata": metadata(arn, key, version.state, &version.id)})).into_response();
@@ -92,7 +107,9 @@ fn kms(control: &Control, operation: &str, request: &Value) -> Response {
     match version.state {
         State::Enabled => {}
         State::Disabled => return error(400, "DisabledException", &format!("{arn} is disabled.")),
-        State::PendingDeletion => return error(400, "KMSInvalidStateException", &format!("{arn} is pending deletion.")),
+        State::PendingDeletion => {
+            return error(400, "KMSInvalidStateException", &format!("{arn} is pending deletion."));
+        }
     }
     if key.kind == KeyType::Signing {
         return error(400, "InvalidKeyUsageException", &format!("{arn} key usage is SIGN_VERIFY"));
@@ -104,10 +121,13 @@ fn kms(control: &Control, operation: &str, request: &Value) -> Response {
     match operation {
         "Encrypt" => {
             let plaintext = input("Plaintext").unwrap_or_default();
-            let sealed = if rsa { version.wrap_rsa(&plaintext) } else { version.seal(&plaintext, context.as_bytes()) };
+            let sealed =
+                if rsa { version.wrap_rsa(&plaintext) } else { version.seal(&plaintext, context.as_bytes()) };
             sealed.map_or_else(
                 || error(400, "ValidationException", "plaintext"),
-                |sealed| Json(json!({"KeyId": arn, "CiphertextBlob": STANDARD.encode(sealed)})).into_response(),
+                |sealed| {
+                    Json(json!({"KeyId": arn, "CiphertextBlob": STANDARD.encode(sealed)})).into_response()
+                },
             )
         }
         "Decrypt" => {
@@ -141,11 +161,17 @@ fn metadata(arn: &str, key: &Key, state: State, id: &str) -> Value {
 /// STS speaks forms and XML.
 fn assume_role(control: &Control, body: &[u8]) -> Response {
     let fields: Vec<(String, String)> = url::form_urlencoded::parse(body).into_owned().collect();
-    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let field =
+        |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     let (role, external_id) = (field("RoleArn"), field("ExternalId"));
     let xml = |status, body: String| (status, [(header::CONTENT_TYPE, "text/xml")], body).into_response();
     if field("Action") != "AssumeRole" || !control.world().allows(external_id, role) {
         return xml(StatusCode::FORBIDDEN, "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:iam::999988887777:user/openkcm is not authorized to perform: sts:AssumeRole</Message></Error></ErrorResponse>".to_owned());
     }
-    xml(StatusCode::OK, format!("<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials><AccessKeyId>ASIATESTTESTTESTTEST</AccessKeyId><SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials><AssumedRoleUser><AssumedRoleId>AROA:openkcm</AssumedRoleId><Arn>{role}</Arn></AssumedRoleUser></AssumeRoleResult></AssumeRoleResponse>"))
+    xml(
+        StatusCode::OK,
+        format!(
+            "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials><AccessKeyId>ASIATESTTESTTESTTEST</AccessKeyId><SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials><AssumedRoleUser><AssumedRoleId>AROA:openkcm</AssumedRoleId><Arn>{role}</Arn></AssumedRoleUser></AssumeRoleResult></AssumeRoleResponse>"
+        ),
+    )
 }

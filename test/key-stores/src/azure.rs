@@ -119,9 +119,15 @@ async fn answer(
             let answer = error(429, "Throttled", "Too many requests", None);
             return ([(header::RETRY_AFTER, "1")], answer).into_response();
         }
-        Fault::Error => return error(500, "InternalServerError", "internal error, vault node 10.1.2.3", None),
+        Fault::Error => {
+            return error(500, "InternalServerError", "internal error, vault node 10.1.2.3", None);
+        }
         Fault::Html => {
-            return (StatusCode::BAD_GATEWAY, [(header::CONTENT_TYPE, "text/html")], "<html>bad gateway</html>")
+            return (
+                StatusCode::BAD_GATEWAY,
+                [(header::CONTENT_TYPE, "text/html")],
+                "<html>bad gateway</html>",
+            )
                 .into_response();
         }
         Fault::Empty => return Json(json!({})).into_response(),
@@ -131,7 +137,11 @@ async fn answer(
 }
 
 fn challenge(host: &str) -> Response {
-    let resource = if host.contains(".managedhsm.") { "https://managedhsm.azure.net" } else { "https://vault.azure.net" };
+    let resource = if host.contains(".managedhsm.") {
+        "https://managedhsm.azure.net"
+    } else {
+        "https://vault.azure.net"
+    };
     let value = format!(
         "Bearer authorization=\"https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47\", resource=\"{resource}\""
     );
@@ -151,7 +161,9 @@ fn vault(world: &World, method: &Method, host: &str, path: &str, bearer: &str, b
         ("GET", ["keys", name]) => (*name, "", "get"),
         ("GET", ["keys", name, version]) => (*name, *version, "get"),
         ("GET", ["deletedkeys", name]) => (*name, "", "deleted"),
-        ("POST", ["keys", name, version, operation @ ("wrapkey" | "unwrapkey")]) => (*name, *version, *operation),
+        ("POST", ["keys", name, version, operation @ ("wrapkey" | "unwrapkey")]) => {
+            (*name, *version, *operation)
+        }
         _ => return error(400, "BadParameter", "no such operation", None),
     };
     let reference = format!("https://{host}/keys/{name}");
@@ -160,7 +172,8 @@ fn vault(world: &World, method: &Method, host: &str, path: &str, bearer: &str, b
         return forbidden();
     }
     let Some(key) = world.keys.get(&reference) else { return not_found(name) };
-    let found = if version.is_empty() { key.current().map(|(_, version)| version) } else { key.by_id(version) };
+    let found =
+        if version.is_empty() { key.current().map(|(_, version)| version) } else { key.by_id(version) };
     let Some(found) = found else { return not_found(name) };
     let deleted = found.state == State::PendingDeletion;
     if deleted != (operation == "deleted") {
@@ -201,7 +214,8 @@ fn use_key(reference: &str, key: &Key, version: &Version, wrap: bool, tamper: bo
         return error(403, "Forbidden", message, Some("KeyDisabled"));
     }
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
-    let value = request["value"].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok());
+    let value =
+        request["value"].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok());
     let Some(value) = value else {
         return error(400, "BadParameter", "Property  value  is not base64url", None);
     };
@@ -226,7 +240,8 @@ fn use_key(reference: &str, key: &Key, version: &Version, wrap: bool, tamper: bo
 fn token(control: &Control, path: &str, body: &[u8]) -> Response {
     let tenant = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     let fields: Vec<(String, String)> = url::form_urlencoded::parse(body).into_owned().collect();
-    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let field =
+        |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     let (client, assertion) = (field("client_id"), field("client_assertion"));
     // A trust entry `TENANT_ID/CLIENT_ID#TOKEN` is a federated credential: the application accepts exactly that token.
     let subject = format!("{tenant}/{client}#{assertion}");
@@ -236,5 +251,6 @@ fn token(control: &Control, path: &str, body: &[u8]) -> Response {
         return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
     }
     let token = format!("test-token {tenant}/{client}");
-    Json(json!({"token_type": "Bearer", "expires_in": 3600, "ext_expires_in": 3600, "access_token": token})).into_response()
+    Json(json!({"token_type": "Bearer", "expires_in": 3600, "ext_expires_in": 3600, "access_token": token}))
+        .into_response()
 }

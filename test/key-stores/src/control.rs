@@ -92,7 +92,8 @@ pub struct World {
 impl World {
     /// Whether this identity may use this key.
     pub fn allows(&self, identity: &str, key: &str) -> bool {
-        self.trust.is_empty() || self.trust.iter().any(|(who, what)| who == identity && key.starts_with(what.as_str()))
+        self.trust.is_empty()
+            || self.trust.iter().any(|(who, what)| who == identity && key.starts_with(what.as_str()))
     }
 }
 
@@ -120,7 +121,9 @@ impl Control {
         let mut world = self.world();
         let Some(key) = world.keys.get_mut(reference) else { return false };
         let mut found = false;
-        for (_, one) in key.versions.iter_mut().filter(|(number, _)| version.is_none_or(|wanted| wanted == **number)) {
+        for (_, one) in
+            key.versions.iter_mut().filter(|(number, _)| version.is_none_or(|wanted| wanted == **number))
+        {
             one.state = state;
             found = true;
         }
@@ -237,7 +240,9 @@ fn done(found: bool) -> StatusCode {
 }
 
 async fn create(Extract(control): Extract<Control>, Json(body): Json<Create>) -> StatusCode {
-    control.create(&body.key, body.kind).map_or(StatusCode::INTERNAL_SERVER_ERROR, |()| StatusCode::NO_CONTENT)
+    control
+        .create(&body.key, body.kind)
+        .map_or(StatusCode::INTERNAL_SERVER_ERROR, |()| StatusCode::NO_CONTENT)
 }
 
 async fn remove(Extract(control): Extract<Control>, Json(body): Json<Named>) -> StatusCode {

@@ -12,7 +12,10 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::{STANDARD, URL_SAFE}};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -39,13 +42,19 @@ impl Server {
         let app = Router::new().fallback(answer).with_state(control.clone());
         let running = serve(address, None, control.watch_down(), app).await?;
         let controller = control.serve(control_address).await?;
-        Ok(Self { address: running.address, control_address: controller.address, control, _running: [running, controller] })
+        Ok(Self {
+            address: running.address,
+            control_address: controller.address,
+            control,
+            _running: [running, controller],
+        })
     }
 }
 
 fn error(status: u16, code: &str, message: &str, details: &Value) -> Response {
     let http = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (http, Json(json!({"error": {"code": status, "message": message, "status": code, "details": details}}))).into_response()
+    (http, Json(json!({"error": {"code": status, "message": message, "status": code, "details": details}})))
+        .into_response()
 }
 
 fn not_found(name: &str) -> Response {
@@ -53,7 +62,8 @@ fn not_found(name: &str) -> Response {
 }
 
 fn denied(name: &str) -> Response {
-    let message = format!("Permission 'cloudkms.cryptoKeys.get' denied on resource '{name}' (or it may not exist).");
+    let message =
+        format!("Permission 'cloudkms.cryptoKeys.get' denied on resource '{name}' (or it may not exist).");
     let info = json!({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "IAM_PERMISSION_DENIED",
         "domain": "cloudkms.googleapis.com", "metadata": {"permission": "cloudkms.cryptoKeys.get", "resource": name}});
     error(403, "PERMISSION_DENIED", &message, &json!([info]))
@@ -103,25 +113,40 @@ async fn answer(
     match control.misbehave().await {
         Fault::None | Fault::Tampered | Fault::Hang => {}
         Fault::Denied => return denied(name),
-        Fault::Throttled => return error(429, "RESOURCE_EXHAUSTED", "Quota exceeded for project 12345", &json!([])),
+        Fault::Throttled => {
+            return error(429, "RESOURCE_EXHAUSTED", "Quota exceeded for project 12345", &json!([]));
+        }
         Fault::Error => return error(500, "INTERNAL", "internal error on borg task 17", &json!([])),
         Fault::Html => {
-            return (StatusCode::BAD_GATEWAY, [(header::CONTENT_TYPE, "text/html")], "<html>bad gateway</html>")
+            return (
+                StatusCode::BAD_GATEWAY,
+                [(header::CONTENT_TYPE, "text/html")],
+                "<html>bad gateway</html>",
+            )
                 .into_response();
         }
         Fault::Empty => return Json(json!({})).into_response(),
     }
-    let request: Value = if body.is_empty() { json!({}) } else { serde_json::from_slice(&body).unwrap_or_default() };
+    let request: Value =
+        if body.is_empty() { json!({}) } else { serde_json::from_slice(&body).unwrap_or_default() };
     if request.is_null() {
         return error(400, "INVALID_ARGUMENT", "Invalid JSON payload received.", &json!([]));
     }
-    let identity = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let identity =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let identity = identity.strip_prefix("Bearer ").unwrap_or_default();
     let world = control.world();
     service(&world, &method, name, operation, identity, &request)
 }
 
-fn service(world: &World, method: &Method, name: &str, operation: &str, identity: &str, request: &Value) -> Response {
+fn service(
+    world: &World,
+    method: &Method,
+    name: &str,
+    operation: &str,
+    identity: &str,
+    request: &Value,
+) -> Response {
     let (base, number) = match name.split_once("/cryptoKeyVersions/") {
         Some((base, number)) => (base, number.parse::<u32>().ok()),
         None => (name, None),
@@ -144,7 +169,9 @@ fn service(world: &World, method: &Method, name: &str, operation: &str, identity
         ("GET", "publicKey") => public_key(&full, version),
         ("POST", "encrypt") => encrypt(&full, key, version, request, world.fault),
         ("POST", "decrypt") if name == base => decrypt(base, key, request, world.fault),
-        ("POST", "asymmetricDecrypt") if name != base => asymmetric_decrypt(&full, version, request, world.fault),
+        ("POST", "asymmetricDecrypt") if name != base => {
+            asymmetric_decrypt(&full, version, request, world.fault)
+        }
         _ => error(404, "NOT_FOUND", "Method not found.", &json!([])),
     }
 }
@@ -205,7 +232,9 @@ fn invalid(message: &str) -> Response {
 
 /// Flips a bit after the checksums are made, as a broken path would.
 fn on_the_way(mut content: Vec<u8>, fault: Fault) -> String {
-    if fault == Fault::Tampered && let Some(last) = content.last_mut() {
+    if fault == Fault::Tampered
+        && let Some(last) = content.last_mut()
+    {
         *last ^= 1;
     }
     STANDARD.encode(content)
@@ -218,7 +247,9 @@ fn encrypt(full: &str, key: &Key, version: &Version, request: &Value, fault: Fau
     if key.kind != KeyType::Aes {
         return invalid("The purpose of the key does not permit this operation.");
     }
-    let (Some(plaintext), Some(aad)) = (bytes(request, "plaintext"), bytes(request, "additionalAuthenticatedData")) else {
+    let (Some(plaintext), Some(aad)) =
+        (bytes(request, "plaintext"), bytes(request, "additionalAuthenticatedData"))
+    else {
         return invalid("Invalid base64.");
     };
     let plaintext_checked = match checked(request, "plaintextCrc32c", &plaintext) {
@@ -240,7 +271,9 @@ fn decrypt(base: &str, key: &Key, request: &Value, fault: Fault) -> Response {
     if key.kind != KeyType::Aes {
         return invalid("The purpose of the key does not permit this operation.");
     }
-    let (Some(sealed), Some(aad)) = (bytes(request, "ciphertext"), bytes(request, "additionalAuthenticatedData")) else {
+    let (Some(sealed), Some(aad)) =
+        (bytes(request, "ciphertext"), bytes(request, "additionalAuthenticatedData"))
+    else {
         return invalid("Invalid base64.");
     };
     for (field, content) in [("ciphertextCrc32c", &sealed), ("additionalAuthenticatedDataCrc32c", &aad)] {

@@ -13,7 +13,9 @@ use cryptoki::{
 /// Allows or forbids every use of a key.
 pub fn set_enabled(module: &Path, pin: &str, token: &str, key: &str, enabled: bool) -> anyhow::Result<()> {
     let library = Pkcs11::new(module).context("load the PKCS#11 library")?;
-    library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).context("initialise the PKCS#11 library")?;
+    library
+        .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+        .context("initialise the PKCS#11 library")?;
     for slot in library.get_slots_with_initialized_token()? {
         if library.get_token_info(slot)?.label() != token {
             continue;

@@ -8,7 +8,8 @@ use aws_lc_rs::{
     encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der},
     key_wrap::{AES_256, AesKek, KeyWrap as _},
     rsa::{
-        KeyPair, KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
+        KeyPair, KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
+        PrivateDecryptingKey,
     },
     signature::KeyPair as _,
 };
@@ -139,8 +140,10 @@ impl Version {
     pub fn open(&self, ciphertext: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
         let (nonce, sealed) = ciphertext.split_at_checked(NONCE_LEN)?;
         let mut sealed = sealed.to_vec();
-        let plain =
-            self.gcm()?.open_in_place(Nonce::try_assume_unique_for_key(nonce).ok()?, Aad::from(aad), &mut sealed).ok()?;
+        let plain = self
+            .gcm()?
+            .open_in_place(Nonce::try_assume_unique_for_key(nonce).ok()?, Aad::from(aad), &mut sealed)
+            .ok()?;
         Some(plain.to_vec())
     }
 

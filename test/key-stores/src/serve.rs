@@ -52,7 +52,12 @@ pub(crate) async fn serve(
     Ok(Running { address, task })
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, mut down: watch::Receiver<bool>, app: Router) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    mut down: watch::Receiver<bool>,
+    app: Router,
+) {
     let _ = stream.set_nodelay(true);
     let talk = async {
         match tls {

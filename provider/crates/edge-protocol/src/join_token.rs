@@ -65,7 +65,14 @@ mod tests {
         let token = JoinToken { id: [1; 16], secret: [2; 32], authority: [3; 32] };
         let text = token.to_text();
         assert_eq!(format!("{text}\n").parse(), Ok(token.clone()));
-        for bad in ["", "openkcm-join-1.", &text[1..], &text[..text.len() - 1], &format!("{text}AA"), &text.replace('.', "!")] {
+        for bad in [
+            "",
+            "openkcm-join-1.",
+            &text[1..],
+            &text[..text.len() - 1],
+            &format!("{text}AA"),
+            &text.replace('.', "!"),
+        ] {
             assert_eq!(bad.parse::<JoinToken>(), Err(JoinTokenError), "{bad}");
         }
         assert!(!format!("{token:?}").contains("2, 2"));

@@ -8,7 +8,10 @@ use crate::orchestrator::{JoinRequest, KeyVersion};
 
 impl fmt::Debug for JoinRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinRequest").field("token_id", &self.token_id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("JoinRequest")
+            .field("token_id", &self.token_id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,8 @@ use std::{
 };
 
 use crate::orchestrator::{
-    Ack, EvictReason, FromEdge, Held, HeldKey, Hello, KeyRef, Order, Put, Renew, Subscription, from_edge, order,
+    Ack, EvictReason, FromEdge, Held, HeldKey, Hello, KeyRef, Order, Put, Renew, Subscription, from_edge,
+    order,
 };
 
 /// The protocol spoken here.
@@ -132,15 +133,19 @@ impl EdgeSession {
 
     /// How long the oldest request for a lease has been without an answer.
     pub fn unanswered(&self, now: u64) -> Duration {
-        let oldest = self.stream.as_ref().and_then(|stream| Some((stream.renewals.front()?.1, stream.answered)));
-        oldest.map_or(Duration::ZERO, |(sent, answered)| Duration::from_nanos(now.saturating_sub(sent.max(answered))))
+        let oldest =
+            self.stream.as_ref().and_then(|stream| Some((stream.renewals.front()?.1, stream.answered)));
+        oldest.map_or(Duration::ZERO, |(sent, answered)| {
+            Duration::from_nanos(now.saturating_sub(sent.max(answered)))
+        })
     }
 
     /// A stream is open: what to say first. Whatever another stream had under way is void.
     pub fn connected(&mut self, now: u64, subscription: Subscription, software: &str) -> Vec<FromEdge> {
         let mut listed: Vec<KeyRef> = self.held.keys().cloned().collect();
         listed.sort_by(|a, b| (&a.cluster, &a.namespace, &a.name).cmp(&(&b.cluster, &b.namespace, &b.name)));
-        let hello = Hello { protocol: PROTOCOL, subscription: Some(subscription), software: software.to_owned() };
+        let hello =
+            Hello { protocol: PROTOCOL, subscription: Some(subscription), software: software.to_owned() };
         let mut messages = vec![from_edge::Message::Hello(hello)];
         let entry = |key: &KeyRef| HeldKey { key: Some(key.clone()), fingerprint: self.held[key] };
         let mut chunks = listed.chunks(HELD_PER_MESSAGE).peekable();
@@ -176,7 +181,12 @@ impl EdgeSession {
     }
 
     /// Takes one order.
-    pub fn receive(&mut self, now: u64, order: Order, keys: &impl Keys) -> Result<Option<News>, SessionError> {
+    pub fn receive(
+        &mut self,
+        now: u64,
+        order: Order,
+        keys: &impl Keys,
+    ) -> Result<Option<News>, SessionError> {
         let stream = self.stream.as_mut().ok_or(SessionError::Closed)?;
         if order.sequence != stream.next_sequence {
             return Err(SessionError::Sequence { expected: stream.next_sequence, got: order.sequence });
@@ -250,7 +260,8 @@ impl EdgeSession {
         let through = stream.next_sequence - 1;
         if through > stream.acked {
             stream.acked = through;
-            let (refused, missing) = (std::mem::take(&mut stream.refused), std::mem::take(&mut stream.missing));
+            let (refused, missing) =
+                (std::mem::take(&mut stream.refused), std::mem::take(&mut stream.missing));
             messages.push(from_edge::Message::Ack(Ack { through, refused, missing }));
         }
         if now >= stream.renew_at {

@@ -114,7 +114,10 @@ fn what_the_next_orchestrator_does_not_confirm_is_dropped_before_its_lease_begin
     assert_eq!(edge.1.take(), ["evict b Unconfirmed", "lease 6000000000"]);
     // A confirmation that comes after that is answered with "missing".
     let said = edge.order(4_600_000_000, order::Order::Confirm(Confirm { held: vec![1] }));
-    assert!(said.iter().any(|said| matches!(&said.message, Some(from_edge::Message::Ack(ack)) if ack.missing == [1])));
+    assert!(
+        said.iter()
+            .any(|said| matches!(&said.message, Some(from_edge::Message::Ack(ack)) if ack.missing == [1]))
+    );
 }
 
 #[test]
@@ -137,11 +140,15 @@ fn acknowledgements_come_after_the_deed_and_name_what_was_refused() {
     let refused = order::Order::Put(Put { key: key("a"), current: 0, ..Put::default() });
     let said = edge.order(0, refused);
     assert_eq!(edge.1.take(), ["put a"]);
-    assert!(matches!(&said[0].message, Some(from_edge::Message::Ack(ack)) if ack.through == 2 && ack.refused == [2]));
+    assert!(
+        matches!(&said[0].message, Some(from_edge::Message::Ack(ack)) if ack.through == 2 && ack.refused == [2])
+    );
     let evict = Evict { key: key("a"), reason: EvictReason::Disabled.into() };
     let said = edge.order(0, order::Order::Evict(evict));
     assert_eq!(edge.1.take(), ["evict a Ordered(Disabled)"]);
-    assert!(matches!(&said[0].message, Some(from_edge::Message::Ack(ack)) if ack.through == 3 && ack.refused.is_empty()));
+    assert!(
+        matches!(&said[0].message, Some(from_edge::Message::Ack(ack)) if ack.through == 3 && ack.refused.is_empty())
+    );
 }
 
 #[test]
@@ -150,7 +157,8 @@ fn requests_for_leases_are_made_three_times_in_one_and_age_unanswered() {
     let mut asked = 0;
     for tenth in 0..50 {
         let said = edge.0.poll(tenth * SECOND / 10, &edge.1);
-        asked += said.iter().filter(|said| matches!(said.message, Some(from_edge::Message::Renew(_)))).count();
+        asked +=
+            said.iter().filter(|said| matches!(said.message, Some(from_edge::Message::Renew(_)))).count();
     }
     assert_eq!(asked, 2, "after the one that went out with the welcome");
     assert_eq!(edge.0.unanswered(4 * SECOND), Duration::from_secs(4));

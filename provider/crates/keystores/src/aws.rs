@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, sts::AssumeRoleProvider, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, retry::RetryConfig, sts::AssumeRoleProvider, timeout::TimeoutConfig,
+};
 use aws_sdk_kms::{
     Client,
     config::Credentials,
@@ -81,7 +83,9 @@ impl AwsStore {
             if clients.len() >= CLIENTS {
                 clients.clear();
             }
-            Arc::clone(clients.entry(ClientKey { region: key.region.clone(), role: role.clone() }).or_default())
+            Arc::clone(
+                clients.entry(ClientKey { region: key.region.clone(), role: role.clone() }).or_default(),
+            )
         };
         AwsRoot { store: Arc::clone(self), key, role, client, known: Mutex::default() }
     }
@@ -99,7 +103,9 @@ impl AwsStore {
                 .configure(&sts.build())
                 .build()
                 .await;
-            config.set_credentials_provider(Some(aws_sdk_kms::config::SharedCredentialsProvider::new(provider)));
+            config.set_credentials_provider(Some(aws_sdk_kms::config::SharedCredentialsProvider::new(
+                provider,
+            )));
         }
         config.set_endpoint_url(self.endpoint.clone());
         Client::from_conf(config.build())
@@ -109,10 +115,13 @@ impl AwsStore {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))
             // The guard and the re-probe do the patient part; one quick retry hides a lost packet.
-            .retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)))
+            .retry_config(
+                RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)),
+            )
             .timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(2)).build());
         if let (AwsCredentials::AccessKey { id, .. }, Some(secret)) = (&self.credentials, &self.secret) {
-            loader = loader.credentials_provider(Credentials::new(id, secret.as_str(), None, None, "key-stores"));
+            loader =
+                loader.credentials_provider(Credentials::new(id, secret.as_str(), None, None, "key-stores"));
         }
         loader.load().await
     }
@@ -164,9 +173,10 @@ impl AwsRoot {
         }
         let algorithm = match (metadata.key_usage, metadata.key_spec) {
             (Some(KeyUsageType::EncryptDecrypt), Some(KeySpec::SymmetricDefault)) => Algorithm::Symmetric,
-            (Some(KeyUsageType::EncryptDecrypt), Some(KeySpec::Rsa2048 | KeySpec::Rsa3072 | KeySpec::Rsa4096)) => {
-                Algorithm::RsaOaep256
-            }
+            (
+                Some(KeyUsageType::EncryptDecrypt),
+                Some(KeySpec::Rsa2048 | KeySpec::Rsa3072 | KeySpec::Rsa4096),
+            ) => Algorithm::RsaOaep256,
             _ => return Err(failure(Reason::WrongKeyType, operation)),
         };
         let description = Description {
@@ -193,7 +203,11 @@ impl AwsRoot {
             (AwsKeyName::Alias(_), AwsKeyName::Key(_)) => true,
             _ => false,
         };
-        if fits && key.same_place(&self.key) { Ok(key) } else { Err(failure(Reason::BadCiphertext, Operation::Unwrap)) }
+        if fits && key.same_place(&self.key) {
+            Ok(key)
+        } else {
+            Err(failure(Reason::BadCiphertext, Operation::Unwrap))
+        }
     }
 
     async fn encrypt(&self, key: &SecretKey, binding: &Binding) -> Result<Wrapped> {
@@ -217,8 +231,10 @@ impl AwsRoot {
         }
         let reference = self.resolved(answer.key_id.as_deref())?.to_string();
         // An alias that was just moved: the version that was read belongs to the key before.
-        let version = if reference == description.reference { description.version } else { NO_VERSION.to_owned() };
-        Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }.to_wrapped()
+        let version =
+            if reference == description.reference { description.version } else { NO_VERSION.to_owned() };
+        Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }
+            .to_wrapped()
     }
 
     async fn decrypt(&self, blob: &[u8], binding: &Binding) -> Result<SecretKey> {
@@ -226,8 +242,12 @@ impl AwsRoot {
         let parts = Parts::parse(blob, KIND)?;
         // Always named: without it KMS would use whatever key made the blob.
         let key = self.resolved(Some(parts.reference))?;
-        let request =
-            self.client().await.decrypt().key_id(key.to_string()).ciphertext_blob(Blob::new(parts.ciphertext));
+        let request = self
+            .client()
+            .await
+            .decrypt()
+            .key_id(key.to_string())
+            .ciphertext_blob(Blob::new(parts.ciphertext));
         let request = match parts.algorithm {
             Algorithm::Symmetric => request
                 .encryption_context(CONTEXT_CLUSTER, binding.logical_cluster.as_str())
@@ -236,7 +256,8 @@ impl AwsRoot {
             _ => return Err(failure(Reason::BadCiphertext, operation)),
         };
         let answer = request.send().await.map_err(|error| self.explain(error, operation))?;
-        let mut plain = answer.plaintext.map(Blob::into_inner).ok_or_else(|| failure(Reason::Unreachable, operation))?;
+        let mut plain =
+            answer.plaintext.map(Blob::into_inner).ok_or_else(|| failure(Reason::Unreachable, operation))?;
         let key = match parts.algorithm {
             Algorithm::Symmetric => wrapped::secret(&mut plain),
             _ => wrapped::open_payload(&mut plain, binding),
@@ -277,16 +298,21 @@ impl AwsRoot {
             (Some(SdkError::ServiceError(service)), Some((_, cluster))) => {
                 let code = service.err().meta().code();
                 match reason_of(code, None, Some(service.raw().status().as_u16())) {
-                    Reason::AccessDenied => Error::new(Reason::AccessDenied, format!(
-                        "the role in access.aws cannot be assumed: its trust policy must allow sts:AssumeRole to the provider's identity, with the condition sts:ExternalId = {cluster}"
-                    )),
+                    Reason::AccessDenied => Error::new(
+                        Reason::AccessDenied,
+                        format!(
+                            "the role in access.aws cannot be assumed: its trust policy must allow sts:AssumeRole to the provider's identity, with the condition sts:ExternalId = {cluster}"
+                        ),
+                    ),
                     reason @ (Reason::Throttled | Reason::Unreachable) => failure(reason, operation),
                     _ => failure(Reason::Misconfigured, operation),
                 }
             }
             (Some(SdkError::TimeoutError(_)), _) => failure(Reason::Timeout, operation),
             (Some(_), _) => failure(Reason::Unreachable, operation),
-            (None, _) if chain(&error).any(<dyn StdError>::is::<std::io::Error>) => failure(Reason::Unreachable, operation),
+            (None, _) if chain(&error).any(<dyn StdError>::is::<std::io::Error>) => {
+                failure(Reason::Unreachable, operation)
+            }
             (None, _) => failure(Reason::Misconfigured, operation),
         };
         explained.with_source(&error)
@@ -320,8 +346,13 @@ fn reason_of(code: Option<&str>, message: Option<&str>, status: Option<u16>) -> 
         Some("DisabledException") => Reason::Disabled,
         // One code for several states. The text is AWS's own and is only searched for the state's name.
         Some("KMSInvalidStateException") => {
-            let says = |state: &str| message.is_some_and(|message| message.to_ascii_lowercase().contains(state));
-            if says("pending deletion") || says("pendingdeletion") { Reason::PendingDeletion } else { Reason::Disabled }
+            let says =
+                |state: &str| message.is_some_and(|message| message.to_ascii_lowercase().contains(state));
+            if says("pending deletion") || says("pendingdeletion") {
+                Reason::PendingDeletion
+            } else {
+                Reason::Disabled
+            }
         }
         Some("InvalidKeyUsageException" | "UnsupportedOperationException") => Reason::WrongKeyType,
         Some("InvalidCiphertextException" | "IncorrectKeyException") => Reason::BadCiphertext,

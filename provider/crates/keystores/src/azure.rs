@@ -17,13 +17,14 @@ use azure_core::{
     time::OffsetDateTime,
 };
 use azure_identity::{
-    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential,
-    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
+    ManagedIdentityCredential, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 use azure_security_keyvault_keys::{
     KeyClient, KeyClientOptions,
     models::{
-        EncryptionAlgorithm, Key, KeyClientGetKeyOptions, KeyClientWrapKeyOptions, KeyOperationParameters, KeyType,
+        EncryptionAlgorithm, Key, KeyClientGetKeyOptions, KeyClientWrapKeyOptions, KeyOperationParameters,
+        KeyType,
     },
 };
 use futures::{FutureExt as _, future::BoxFuture};
@@ -68,7 +69,9 @@ impl AzureStore {
             Some(AzureCredentials::ClientSecret { secret_file: path, .. }) => Some(secret_file(path)?),
             _ => None,
         };
-        let broken = |error: reqwest::Error| Error::misconfigured("azure: the HTTP client cannot be made").with_source(&error);
+        let broken = |error: reqwest::Error| {
+            Error::misconfigured("azure: the HTTP client cannot be made").with_source(&error)
+        };
         let mut http = reqwest::Client::builder()
             .https_only(true)
             .redirect(reqwest::redirect::Policy::none())
@@ -79,7 +82,8 @@ impl AzureStore {
         }
         if let Some(path) = &config.ca_file {
             let pem = std::fs::read(path).map_err(|source| {
-                Error::misconfigured(format!("cannot read azure.caFile {}", path.display())).with_source(&source)
+                Error::misconfigured(format!("cannot read azure.caFile {}", path.display()))
+                    .with_source(&source)
             })?;
             http = http.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem).map_err(broken)?);
         }
@@ -110,9 +114,12 @@ impl AzureStore {
         if let Some(client) = clients.get(&place) {
             return Ok(Arc::clone(client));
         }
-        let broken = |error: azure_core::Error| failure(Reason::Misconfigured, Operation::Describe).with_source(&error);
+        let broken = |error: azure_core::Error| {
+            failure(Reason::Misconfigured, Operation::Describe).with_source(&error)
+        };
         let credential = self.credential(key.cloud, &place.1).map_err(broken)?;
-        let options = KeyClientOptions { client_options: self.options(key.cloud), ..KeyClientOptions::default() };
+        let options =
+            KeyClientOptions { client_options: self.options(key.cloud), ..KeyClientOptions::default() };
         let client = Arc::new(KeyClient::new(&key.vault_url(), credential, Some(options)).map_err(broken)?);
         clients.insert(place, Arc::clone(&client));
         Ok(client)
@@ -150,10 +157,17 @@ impl AzureStore {
             (Identity::Own, Some(AzureCredentials::ClientSecret { tenant_id, client_id, .. })) => {
                 let secret = self.secret.as_ref().map_or("", |secret| secret.as_str());
                 let options = ClientSecretCredentialOptions { client_options: self.options(cloud) };
-                Ok(ClientSecretCredential::new(tenant_id, client_id.clone(), Secret::new(secret.to_owned()), Some(options))?)
+                Ok(ClientSecretCredential::new(
+                    tenant_id,
+                    client_id.clone(),
+                    Secret::new(secret.to_owned()),
+                    Some(options),
+                )?)
             }
             // The SDK's own transport: the endpoint is the platform's and no tenant names it.
-            (Identity::Own, Some(AzureCredentials::ManagedIdentity)) => Ok(ManagedIdentityCredential::new(None)?),
+            (Identity::Own, Some(AzureCredentials::ManagedIdentity)) => {
+                Ok(ManagedIdentityCredential::new(None)?)
+            }
             (Identity::Own, None) => {
                 Err(azure_core::Error::with_message(ErrorKind::Credential, "no credentials are configured"))
             }
@@ -180,7 +194,10 @@ impl AzureRoot {
 
     async fn read(&self) -> Result<(Algorithm, Description)> {
         let operation = Operation::Describe;
-        let options = KeyClientGetKeyOptions { key_version: self.key.version.clone(), ..KeyClientGetKeyOptions::default() };
+        let options = KeyClientGetKeyOptions {
+            key_version: self.key.version.clone(),
+            ..KeyClientGetKeyOptions::default()
+        };
         let answer = match self.client.get_key(&self.key.name, Some(options)).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -213,7 +230,9 @@ impl AzureRoot {
             return Err(wrong());
         }
         match &jwk.kty {
-            Some(KeyType::Rsa | KeyType::RsaHsm) if jwk.n.as_ref().is_some_and(|n| n.len() >= SMALLEST_MODULUS) => {
+            Some(KeyType::Rsa | KeyType::RsaHsm)
+                if jwk.n.as_ref().is_some_and(|n| n.len() >= SMALLEST_MODULUS) =>
+            {
                 Ok(Algorithm::RsaOaep256)
             }
             Some(KeyType::OctHsm) if self.key.kind == VaultKind::ManagedHsm => Ok(Algorithm::AesKw),
@@ -236,7 +255,10 @@ impl AzureRoot {
             value: Some(wrapped::payload(key, binding).to_vec()),
             ..KeyOperationParameters::default()
         };
-        let options = KeyClientWrapKeyOptions { key_version: self.key.version.clone(), ..KeyClientWrapKeyOptions::default() };
+        let options = KeyClientWrapKeyOptions {
+            key_version: self.key.version.clone(),
+            ..KeyClientWrapKeyOptions::default()
+        };
         let body = parameters.try_into().map_err(|error| explain(&error, operation))?;
         let answer = self
             .client
@@ -248,7 +270,8 @@ impl AzureRoot {
         let version = kid.version.clone().unwrap_or_default();
         let reference = AzureKey { version: None, ..kid }.to_string();
         let ciphertext = answer.result.unwrap_or_default();
-        Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }.to_wrapped()
+        Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }
+            .to_wrapped()
     }
 
     async fn unwrap_payload(&self, blob: &[u8], binding: &Binding) -> Result<SecretKey> {
@@ -288,7 +311,9 @@ fn sdk_algorithm(algorithm: Algorithm) -> Result<EncryptionAlgorithm> {
 
 /// The service wraps with a disabled key all the same, so this is the only place where it shows.
 fn check_validity(key: &Key) -> Result<()> {
-    let Some(attributes) = &key.attributes else { return Err(failure(Reason::Unreachable, Operation::Describe)) };
+    let Some(attributes) = &key.attributes else {
+        return Err(failure(Reason::Unreachable, Operation::Describe));
+    };
     let now = OffsetDateTime::now_utc();
     let usable = attributes.enabled != Some(false)
         && attributes.not_before.is_none_or(|from| from <= now)
@@ -317,20 +342,23 @@ fn reason_of(error: &azure_core::Error, operation: Operation) -> (Reason, Option
     match error.kind() {
         ErrorKind::HttpResponse { status, raw_response, .. } => {
             // The SDK's own reading of the code gives up on a message with an escape in it, and refusals have one.
-            let body = raw_response.as_ref().and_then(|raw| {
-                serde_json::from_slice::<serde_json::Value>(raw.body().as_ref()).ok()
-            });
+            let body = raw_response
+                .as_ref()
+                .and_then(|raw| serde_json::from_slice::<serde_json::Value>(raw.body().as_ref()).ok());
             let code = |path: &str| body.as_ref().and_then(|body| body.pointer(path)?.as_str());
             let after = raw_response
                 .as_ref()
                 .and_then(|raw| raw.headers().get_optional_str(&"retry-after".into())?.parse().ok())
                 .map(Duration::from_secs);
-            (of_status(u16::from(*status), code("/error/code"), code("/error/innererror/code"), operation), after)
+            (
+                of_status(u16::from(*status), code("/error/code"), code("/error/innererror/code"), operation),
+                after,
+            )
         }
         ErrorKind::Credential => {
-            let unreachable = chain(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>()).any(|cause| {
-                matches!(cause.kind(), ErrorKind::Connection | ErrorKind::Io)
-            });
+            let unreachable = chain(error)
+                .filter_map(|cause| cause.downcast_ref::<azure_core::Error>())
+                .any(|cause| matches!(cause.kind(), ErrorKind::Connection | ErrorKind::Io));
             (if unreachable { Reason::Unreachable } else { Reason::Misconfigured }, None)
         }
         ErrorKind::Connection | ErrorKind::Io => {

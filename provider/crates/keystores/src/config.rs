@@ -236,8 +236,8 @@ pub enum ConfigError {
 impl Config {
     /// Reads the file given by `--key-stores`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
     }
 
@@ -285,7 +285,8 @@ pub(crate) fn secret_file(path: &Path) -> Result<Zeroizing<String>, Error> {
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| D::Error::custom("expected a duration such as 5s or 500ms"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| D::Error::custom("expected a duration such as 5s or 500ms"))?;
     match &text[digits.len()..] {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
@@ -303,7 +304,11 @@ mod tests {
     fn the_example_is_valid_and_uses_every_part() {
         let config = Config::parse(include_str!("../example-key-stores.yaml")).unwrap();
         assert_eq!(config.grants.len(), 2);
-        assert!(config.aws.credentials.is_some() && config.azure.credentials.is_some() && config.gcp.credentials.is_some());
+        assert!(
+            config.aws.credentials.is_some()
+                && config.azure.credentials.is_some()
+                && config.gcp.credentials.is_some()
+        );
         assert_eq!(config.pkcs11[0].tokens[0].mechanism, Pkcs11Mechanism::AesGcm);
         assert_eq!(config.limits.deadline, Duration::from_secs(5));
     }

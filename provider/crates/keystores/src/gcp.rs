@@ -55,7 +55,9 @@ impl GcpStore {
     pub(crate) fn new(config: &GcpConfig) -> Result<Option<Self>> {
         let Some(credentials) = config.credentials.clone() else { return Ok(None) };
         if matches!(credentials, GcpCredentials::Anonymous) && config.endpoint.is_none() {
-            return Err(Error::misconfigured("gcp: anonymous credentials are for tests and need gcp.endpoint"));
+            return Err(Error::misconfigured(
+                "gcp: anonymous credentials are for tests and need gcp.endpoint",
+            ));
         }
         Ok(Some(Self { credentials, endpoint: config.endpoint.clone(), clients: Mutex::default() }))
     }
@@ -156,7 +158,9 @@ impl GcpRoot {
                 .await
                 .map_err(|error| self.explain(&error, operation))?,
             // Asymmetric keys have no primary version.
-            None if algorithm == Algorithm::RsaOaep256 => return Err(failure(Reason::WrongKeyType, operation)),
+            None if algorithm == Algorithm::RsaOaep256 => {
+                return Err(failure(Reason::WrongKeyType, operation));
+            }
             None => key.primary.ok_or_else(|| failure(Reason::Disabled, operation))?,
         };
         check_version(&version, algorithm)?;
@@ -190,7 +194,8 @@ impl GcpRoot {
             _ => self.encrypt_to_public_key(key, binding).await?,
         };
         let reference = self.key.key_name();
-        Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }.to_wrapped()
+        Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }
+            .to_wrapped()
     }
 
     async fn encrypt_symmetric(&self, key: &SecretKey, binding: &Binding) -> Result<(String, Vec<u8>)> {
@@ -209,7 +214,8 @@ impl GcpRoot {
             .send()
             .await
             .map_err(|error| self.explain(&error, operation))?;
-        let arrived = answer.verified_plaintext_crc32c && answer.verified_additional_authenticated_data_crc32c;
+        let arrived =
+            answer.verified_plaintext_crc32c && answer.verified_additional_authenticated_data_crc32c;
         if !arrived || answer.ciphertext_crc32c != Some(sum(&answer.ciphertext)) {
             return Err(failure(Reason::Unreachable, operation));
         }
@@ -315,7 +321,9 @@ impl GcpRoot {
 fn check_version(version: &CryptoKeyVersion, algorithm: Algorithm) -> Result<()> {
     let reason = match version.state {
         CryptoKeyVersionState::Enabled => None,
-        CryptoKeyVersionState::Destroyed | CryptoKeyVersionState::DestroyScheduled => Some(Reason::PendingDeletion),
+        CryptoKeyVersionState::Destroyed | CryptoKeyVersionState::DestroyScheduled => {
+            Some(Reason::PendingDeletion)
+        }
         _ => Some(Reason::Disabled),
     };
     let fits = match version.algorithm {
@@ -374,7 +382,9 @@ fn of_status(code: Code, message: &str, details: &[StatusDetails], operation: Op
         Code::InvalidArgument if operation == Operation::Wrap => Reason::WrongKeyType,
         Code::ResourceExhausted => Reason::Throttled,
         Code::DeadlineExceeded => Reason::Timeout,
-        Code::InvalidArgument | Code::Unauthenticated | Code::Unimplemented | Code::OutOfRange => Reason::Misconfigured,
+        Code::InvalidArgument | Code::Unauthenticated | Code::Unimplemented | Code::OutOfRange => {
+            Reason::Misconfigured
+        }
         _ => Reason::Unreachable,
     }
 }

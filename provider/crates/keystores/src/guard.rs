@@ -131,7 +131,8 @@ impl Guard {
         let result = match timeout(self.limits.deadline, call).await {
             Ok(result) => result,
             Err(elapsed) => {
-                Err(Error::new(Reason::Timeout, messages::explain(kind, Reason::Timeout, operation)).with_source(&elapsed))
+                Err(Error::new(Reason::Timeout, messages::explain(kind, Reason::Timeout, operation))
+                    .with_source(&elapsed))
             }
         };
         self.calls.count(kind, operation, result.as_ref().err().map(|error| error.reason));
@@ -161,7 +162,10 @@ impl Guard {
             });
         }
         Arc::clone(places.entry(Arc::clone(name)).or_insert_with(|| {
-            Arc::new(Place { slots: Arc::new(Semaphore::new(self.limits.per_endpoint)), health: Mutex::default() })
+            Arc::new(Place {
+                slots: Arc::new(Semaphore::new(self.limits.per_endpoint)),
+                health: Mutex::default(),
+            })
         }))
     }
 }
@@ -217,7 +221,11 @@ mod tests {
         }
         let calls = guard.calls.total();
         let refused = hang(&guard, "dead", "a").await.unwrap_err();
-        assert_eq!((refused.reason, guard.calls.total()), (Reason::Timeout, calls), "the open breaker makes no call");
+        assert_eq!(
+            (refused.reason, guard.calls.total()),
+            (Reason::Timeout, calls),
+            "the open breaker makes no call"
+        );
         assert!(refused.retry_after.is_some_and(|after| after <= LONGEST_PAUSE));
         assert_eq!(reason(call(&guard, "alive", "a", None).await), None, "another place is not affected");
     }
@@ -234,11 +242,19 @@ mod tests {
         assert_eq!(health.admit(later), Ok(()));
         assert!(health.admit(later).is_err(), "only one at a time");
         fails(&mut health, later, Reason::Unreachable, None);
-        assert_eq!(health.admit(later), Err((Reason::Unreachable, Duration::from_secs(2))), "the pause doubles");
+        assert_eq!(
+            health.admit(later),
+            Err((Reason::Unreachable, Duration::from_secs(2))),
+            "the pause doubles"
+        );
         let later = later + Duration::from_secs(2);
         assert_eq!(health.admit(later), Ok(()));
         health.learn(later, None);
-        assert_eq!((health.admit(later), health.admit(later)), (Ok(()), Ok(())), "one answer closes the breaker");
+        assert_eq!(
+            (health.admit(later), health.admit(later)),
+            (Ok(()), Ok(())),
+            "one answer closes the breaker"
+        );
     }
 
     #[test]
@@ -268,12 +284,19 @@ mod tests {
     async fn a_caller_that_goes_away_in_the_one_try_does_not_keep_the_breaker_open() {
         let guard = guard();
         for _ in 0..TOLERATED {
-            assert_eq!(reason(call(&guard, "p", "a", Some(Reason::Unreachable)).await), Some(Reason::Unreachable));
+            assert_eq!(
+                reason(call(&guard, "p", "a", Some(Reason::Unreachable)).await),
+                Some(Reason::Unreachable)
+            );
         }
         guard.place(&place("p")).health().paused = Some((Reason::Unreachable, Instant::now()));
         let (name, cluster) = (place("p"), "a".parse().unwrap());
-        let abandoned = guard.call(StoreKind::AwsKms, Operation::Wrap, &name, &cluster, pending::<Result<()>>());
-        assert!(futures::FutureExt::now_or_never(abandoned).is_none(), "it was under way when it was dropped");
+        let abandoned =
+            guard.call(StoreKind::AwsKms, Operation::Wrap, &name, &cluster, pending::<Result<()>>());
+        assert!(
+            futures::FutureExt::now_or_never(abandoned).is_none(),
+            "it was under way when it was dropped"
+        );
         assert_eq!(reason(call(&guard, "p", "a", None).await), None);
     }
 

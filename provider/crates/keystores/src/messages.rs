@@ -27,10 +27,18 @@ pub(crate) fn explain(kind: StoreKind, reason: Reason, operation: Operation) -> 
     if reason == Reason::AccessDenied {
         let permission = permission(kind, operation);
         return match kind {
-            StoreKind::AwsKms => format!("AWS KMS refused: allow {permission} on this key, in its key policy and in the policy of the role in access.aws"),
-            StoreKind::AzureKeyVault => format!("the vault refused: the permission {permission} is missing; assign the role Key Vault Crypto Service Encryption User (Managed HSM: Managed HSM Crypto Service Encryption User) on the key"),
-            StoreKind::GcpKms => format!("Google Cloud KMS refused: {permission} is missing; grant roles/cloudkms.cryptoKeyEncrypterDecrypter and roles/cloudkms.viewer on the key (Google answers the same when the key does not exist)"),
-            StoreKind::ThalesHsm => format!("the HSM refused: the key does not allow it ({permission}), or the provider's login to the token is not accepted; ask the platform operator"),
+            StoreKind::AwsKms => format!(
+                "AWS KMS refused: allow {permission} on this key, in its key policy and in the policy of the role in access.aws"
+            ),
+            StoreKind::AzureKeyVault => format!(
+                "the vault refused: the permission {permission} is missing; assign the role Key Vault Crypto Service Encryption User (Managed HSM: Managed HSM Crypto Service Encryption User) on the key"
+            ),
+            StoreKind::GcpKms => format!(
+                "Google Cloud KMS refused: {permission} is missing; grant roles/cloudkms.cryptoKeyEncrypterDecrypter and roles/cloudkms.viewer on the key (Google answers the same when the key does not exist)"
+            ),
+            StoreKind::ThalesHsm => format!(
+                "the HSM refused: the key does not allow it ({permission}), or the provider's login to the token is not accepted; ask the platform operator"
+            ),
         };
     }
     fixed(kind, reason).to_owned()
@@ -47,46 +55,86 @@ const fn fixed(kind: StoreKind, reason: Reason) -> &'static str {
 
 const fn aws(reason: Reason) -> &'static str {
     match reason {
-        Reason::NotFound => "AWS KMS has no such key or alias: check region, account and key id in keyReference",
+        Reason::NotFound => {
+            "AWS KMS has no such key or alias: check region, account and key id in keyReference"
+        }
         Reason::AccessDenied => "AWS KMS refused",
         Reason::Disabled => "the key is disabled in AWS KMS: enable it (aws kms enable-key)",
-        Reason::PendingDeletion => "the key is scheduled for deletion in AWS KMS: cancel that (aws kms cancel-key-deletion, then aws kms enable-key), or change keyReference while there is time",
-        Reason::WrongKeyType => "this key cannot wrap keys: use a symmetric key (SYMMETRIC_DEFAULT) or an RSA key, with key usage ENCRYPT_DECRYPT",
-        Reason::BadCiphertext => "AWS KMS does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account",
+        Reason::PendingDeletion => {
+            "the key is scheduled for deletion in AWS KMS: cancel that (aws kms cancel-key-deletion, then aws kms enable-key), or change keyReference while there is time"
+        }
+        Reason::WrongKeyType => {
+            "this key cannot wrap keys: use a symmetric key (SYMMETRIC_DEFAULT) or an RSA key, with key usage ENCRYPT_DECRYPT"
+        }
+        Reason::BadCiphertext => {
+            "AWS KMS does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account"
+        }
         Reason::Throttled => "AWS KMS asks for fewer calls: tried again more slowly, the key stays in use",
-        Reason::Unreachable => "AWS KMS in this region cannot be reached or answered with an error of its own: tried again by itself",
+        Reason::Unreachable => {
+            "AWS KMS in this region cannot be reached or answered with an error of its own: tried again by itself"
+        }
         Reason::Timeout => "AWS KMS in this region did not answer in time: tried again by itself",
-        Reason::Misconfigured => "AWS KMS does not accept the request or the provider's own credentials: ask the platform operator",
+        Reason::Misconfigured => {
+            "AWS KMS does not accept the request or the provider's own credentials: ask the platform operator"
+        }
     }
 }
 
 const fn azure(reason: Reason) -> &'static str {
     match reason {
-        Reason::NotFound => "the vault has no such key or key version, or there is no such vault: check keyReference (a deleted key can be recovered: az keyvault key recover)",
+        Reason::NotFound => {
+            "the vault has no such key or key version, or there is no such vault: check keyReference (a deleted key can be recovered: az keyvault key recover)"
+        }
         Reason::AccessDenied => "the vault refused",
-        Reason::Disabled => "the key (or this version of it) is disabled, expired or not yet valid in the vault: enable it (az keyvault key set-attributes --enabled true)",
+        Reason::Disabled => {
+            "the key (or this version of it) is disabled, expired or not yet valid in the vault: enable it (az keyvault key set-attributes --enabled true)"
+        }
         Reason::PendingDeletion => "the key is deleted and can still be recovered: az keyvault key recover",
-        Reason::WrongKeyType => "this key cannot wrap keys: use an RSA key (in a Managed HSM also a 256-bit oct-HSM key) with the operations wrapKey and unwrapKey",
-        Reason::BadCiphertext => "the vault does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account",
+        Reason::WrongKeyType => {
+            "this key cannot wrap keys: use an RSA key (in a Managed HSM also a 256-bit oct-HSM key) with the operations wrapKey and unwrapKey"
+        }
+        Reason::BadCiphertext => {
+            "the vault does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account"
+        }
         Reason::Throttled => "the vault asks for fewer calls: tried again more slowly, the key stays in use",
-        Reason::Unreachable => "the vault cannot be reached or answered with an error of its own: tried again by itself",
+        Reason::Unreachable => {
+            "the vault cannot be reached or answered with an error of its own: tried again by itself"
+        }
         Reason::Timeout => "the vault did not answer in time: tried again by itself",
-        Reason::Misconfigured => "the vault or Microsoft Entra does not accept the provider's identity: check access.azure (tenantId, clientId and the application's federated credential), or ask the platform operator",
+        Reason::Misconfigured => {
+            "the vault or Microsoft Entra does not accept the provider's identity: check access.azure (tenantId, clientId and the application's federated credential), or ask the platform operator"
+        }
     }
 }
 
 const fn gcp(reason: Reason) -> &'static str {
     match reason {
-        Reason::NotFound => "Google Cloud KMS has no such key or key version: check project, location, key ring and key in keyReference",
+        Reason::NotFound => {
+            "Google Cloud KMS has no such key or key version: check project, location, key ring and key in keyReference"
+        }
         Reason::AccessDenied => "Google Cloud KMS refused",
-        Reason::Disabled => "the key's version is disabled, or the key has no primary version: enable it (gcloud kms keys versions enable)",
-        Reason::PendingDeletion => "the key's version is scheduled for destruction or destroyed: restore it (gcloud kms keys versions restore), or change keyReference while there is time",
-        Reason::WrongKeyType => "this key cannot wrap keys: use a key with purpose ENCRYPT_DECRYPT, or a version of an ASYMMETRIC_DECRYPT key with an RSA-OAEP SHA-256 algorithm",
-        Reason::BadCiphertext => "Google Cloud KMS does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account",
-        Reason::Throttled => "Google Cloud KMS asks for fewer calls: tried again more slowly, the key stays in use",
-        Reason::Unreachable => "Google Cloud KMS cannot be reached, answered with an error of its own, or damaged data on the way: tried again by itself",
+        Reason::Disabled => {
+            "the key's version is disabled, or the key has no primary version: enable it (gcloud kms keys versions enable)"
+        }
+        Reason::PendingDeletion => {
+            "the key's version is scheduled for destruction or destroyed: restore it (gcloud kms keys versions restore), or change keyReference while there is time"
+        }
+        Reason::WrongKeyType => {
+            "this key cannot wrap keys: use a key with purpose ENCRYPT_DECRYPT, or a version of an ASYMMETRIC_DECRYPT key with an RSA-OAEP SHA-256 algorithm"
+        }
+        Reason::BadCiphertext => {
+            "Google Cloud KMS does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account"
+        }
+        Reason::Throttled => {
+            "Google Cloud KMS asks for fewer calls: tried again more slowly, the key stays in use"
+        }
+        Reason::Unreachable => {
+            "Google Cloud KMS cannot be reached, answered with an error of its own, or damaged data on the way: tried again by itself"
+        }
         Reason::Timeout => "Google Cloud KMS did not answer in time: tried again by itself",
-        Reason::Misconfigured => "Google Cloud KMS does not accept the request: enable the Cloud KMS API in the project, check access.gcp, or ask the platform operator",
+        Reason::Misconfigured => {
+            "Google Cloud KMS does not accept the request: enable the Cloud KMS API in the project, check access.gcp, or ask the platform operator"
+        }
     }
 }
 
@@ -94,14 +142,24 @@ const fn thales(reason: Reason) -> &'static str {
     match reason {
         Reason::NotFound => "the HSM has no such token or key: check the labels in keyReference",
         Reason::AccessDenied => "the HSM refused",
-        Reason::Disabled => "the key's use is switched off in the HSM: set CKA_ENCRYPT and CKA_DECRYPT (with key wrap: CKA_WRAP and CKA_UNWRAP) to true",
+        Reason::Disabled => {
+            "the key's use is switched off in the HSM: set CKA_ENCRYPT and CKA_DECRYPT (with key wrap: CKA_WRAP and CKA_UNWRAP) to true"
+        }
         Reason::PendingDeletion => "the key is being deleted",
-        Reason::WrongKeyType => "this key cannot wrap keys: use a 256-bit AES key that the token's configured mechanism accepts, and only one key with this label",
-        Reason::BadCiphertext => "the HSM does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account",
+        Reason::WrongKeyType => {
+            "this key cannot wrap keys: use a 256-bit AES key that the token's configured mechanism accepts, and only one key with this label"
+        }
+        Reason::BadCiphertext => {
+            "the HSM does not open the wrapped account key: it was changed, or made by another key or for another workspace or Account"
+        }
         Reason::Throttled => "the HSM has too many calls under way: tried again, the key stays in use",
-        Reason::Unreachable => "the HSM cannot be reached or reported a failure of its own: tried again by itself",
+        Reason::Unreachable => {
+            "the HSM cannot be reached or reported a failure of its own: tried again by itself"
+        }
         Reason::Timeout => "the HSM did not answer in time: tried again by itself",
-        Reason::Misconfigured => "the HSM's library, token, PIN or mechanism is not set up right: ask the platform operator",
+        Reason::Misconfigured => {
+            "the HSM's library, token, PIN or mechanism is not set up right: ask the platform operator"
+        }
     }
 }
 
@@ -143,7 +201,10 @@ mod tests {
             std::fs::write(path, page()).unwrap();
         }
         let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(written == page(), "docs/key-store-errors.md is stale: run this test with OPENKCM_UPDATE_DOCS=1");
+        assert!(
+            written == page(),
+            "docs/key-store-errors.md is stale: run this test with OPENKCM_UPDATE_DOCS=1"
+        );
     }
 
     #[test]

@@ -17,7 +17,11 @@ pub(crate) struct PublicOnly {
 
 impl PublicOnly {
     pub(crate) fn new(private_hosts: impl IntoIterator<Item = String>) -> Self {
-        Self { private_hosts: Arc::new(private_hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect()) }
+        Self {
+            private_hosts: Arc::new(
+                private_hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+            ),
+        }
     }
 }
 
@@ -31,7 +35,8 @@ impl Resolve for PublicOnly {
         let private = self.private_hosts.contains(&name.as_str().to_ascii_lowercase());
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| is_allowed(address.ip(), private)).collect();
+            let allowed: Vec<SocketAddr> =
+                found.filter(|address| is_allowed(address.ip(), private)).collect();
             if allowed.is_empty() {
                 return Err(Forbidden.into());
             }
@@ -72,7 +77,9 @@ fn v6(address: Ipv6Addr, private: bool) -> bool {
     // fd00:ec2::254 is AWS's metadata service.
     let metadata = first == 0xfd00 && second == 0x0ec2;
     // Global unicast only, without what embeds an IPv4 address (6to4, Teredo, NAT64) or is documentation.
-    let global = (first & 0xe000) == 0x2000 && first != 0x2002 && !(first == 0x2001 && (second == 0 || second == 0x0db8));
+    let global = (first & 0xe000) == 0x2000
+        && first != 0x2002
+        && !(first == 0x2001 && (second == 0 || second == 0x0db8));
     global || (private && unique_local && !metadata)
 }
 

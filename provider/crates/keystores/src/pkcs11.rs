@@ -66,7 +66,10 @@ impl Pkcs11Store {
             for token in &library.tokens {
                 let made = Token::new(&library.module, token)?;
                 if tokens.insert(token.label.clone(), Arc::new(made)).is_some() {
-                    return Err(Error::misconfigured(format!("pkcs11: the token {} is configured twice", token.label)));
+                    return Err(Error::misconfigured(format!(
+                        "pkcs11: the token {} is configured twice",
+                        token.label
+                    )));
                 }
             }
         }
@@ -113,7 +116,9 @@ impl Token {
         let how = match config.mechanism {
             Pkcs11Mechanism::AesGcm => How::Gcm,
             Pkcs11Mechanism::KeyWrap { number } => {
-                let unknown = || Error::misconfigured(format!("pkcs11: mechanism {number:#x} cannot be used to wrap keys"));
+                let unknown = || {
+                    Error::misconfigured(format!("pkcs11: mechanism {number:#x} cannot be used to wrap keys"))
+                };
                 match number {
                     CKM_AES_KEY_WRAP => How::KeyWrap(MechanismType::AES_KEY_WRAP, Algorithm::AesKw),
                     CKM_AES_KEY_WRAP_PAD => How::KeyWrap(MechanismType::AES_KEY_WRAP_PAD, Algorithm::AesKwp),
@@ -201,7 +206,11 @@ impl Token {
     }
 
     /// Runs `work` in a session, and once more in a new login if the old one is gone (an HSM that was restarted).
-    fn with_session<T>(&self, operation: Operation, work: impl Fn(&Session) -> std::result::Result<T, Fault>) -> Result<T> {
+    fn with_session<T>(
+        &self,
+        operation: Operation,
+        work: impl Fn(&Session) -> std::result::Result<T, Fault>,
+    ) -> Result<T> {
         for last in [false, true] {
             let session = self.session(operation)?;
             match work(&session) {
@@ -268,9 +277,16 @@ impl Pkcs11Root {
 }
 
 /// The one key with this label, with what is known of it.
-fn find(session: &Session, key: &Pkcs11Key, operation: Operation) -> std::result::Result<ObjectHandle, Fault> {
-    let template =
-        [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true), Attribute::Label(key.object.as_bytes().to_vec())];
+fn find(
+    session: &Session,
+    key: &Pkcs11Key,
+    operation: Operation,
+) -> std::result::Result<ObjectHandle, Fault> {
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+        Attribute::Label(key.object.as_bytes().to_vec()),
+    ];
     match session.find_objects(&template)?[..] {
         [] => Err(failure(Reason::NotFound, operation).into()),
         [found] => Ok(found),
@@ -292,7 +308,10 @@ fn describe(token: &Token, key: &Pkcs11Key, session: &Session) -> std::result::R
             Attribute::KeyType(kind) => aes = kind == KeyType::AES,
             Attribute::ValueLen(length) => long = u64::from(length) == 32,
             Attribute::Id(id) if !id.is_empty() => version = hex(&id),
-            Attribute::Encrypt(yes) | Attribute::Decrypt(yes) | Attribute::Wrap(yes) | Attribute::Unwrap(yes) => {
+            Attribute::Encrypt(yes)
+            | Attribute::Decrypt(yes)
+            | Attribute::Wrap(yes)
+            | Attribute::Unwrap(yes) => {
                 allowed &= yes;
             }
             _ => {}
@@ -313,7 +332,11 @@ fn describe(token: &Token, key: &Pkcs11Key, session: &Session) -> std::result::R
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(u32::from(digit), 16))
+        .collect()
 }
 
 /// Algorithm and ciphertext.
@@ -484,13 +507,17 @@ impl RootKey for Pkcs11Root {
                 })
                 .await?;
             let reference = self.key.to_string();
-            Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }.to_wrapped()
+            Parts { kind: KIND, algorithm, reference: &reference, version: &version, ciphertext: &ciphertext }
+                .to_wrapped()
         }
         .boxed()
     }
 
     fn unwrap<'a>(&'a self, wrapped: &'a [u8], binding: &'a Binding) -> BoxFuture<'a, Result<SecretKey>> {
         let (wrapped, binding) = (wrapped.to_vec(), binding.clone());
-        self.run(Operation::Unwrap, move |token, key, session| unwrap(token, key, session, &wrapped, &binding)).boxed()
+        self.run(Operation::Unwrap, move |token, key, session| {
+            unwrap(token, key, session, &wrapped, &binding)
+        })
+        .boxed()
     }
 }

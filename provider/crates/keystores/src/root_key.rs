@@ -76,13 +76,19 @@ pub struct Verified {
 pub async fn verify(root: &dyn RootKey, binding: &Binding) -> Result<Verified> {
     let description = root.describe().await?;
     let probe = SecretKey::random().map_err(|error| {
-        Error::new(Reason::Unreachable, "no locked memory or randomness for the probe; it is tried again").with_source(&error)
+        Error::new(Reason::Unreachable, "no locked memory or randomness for the probe; it is tried again")
+            .with_source(&error)
     })?;
     let wrapped = root.wrap(&probe, binding).await?;
     let back = root.unwrap(&wrapped.bytes, binding).await?;
-    let same = probe.expose(|sent| back.expose(|got| aws_lc_rs::constant_time::verify_slices_are_equal(sent, got).is_ok()));
+    let same = probe.expose(|sent| {
+        back.expose(|got| aws_lc_rs::constant_time::verify_slices_are_equal(sent, got).is_ok())
+    });
     if !same {
-        return Err(Error::new(Reason::BadCiphertext, "the key store returned another value than the one it wrapped"));
+        return Err(Error::new(
+            Reason::BadCiphertext,
+            "the key store returned another value than the one it wrapped",
+        ));
     }
     Ok(Verified {
         reference: wrapped.reference,

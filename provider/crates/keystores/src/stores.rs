@@ -111,7 +111,12 @@ impl KeyStores {
         }))
     }
 
-    fn open_aws(&self, asker: &Asker<'_>, key: AwsKey, spec: &AccountSpec) -> Result<(String, Arc<dyn RootKey>)> {
+    fn open_aws(
+        &self,
+        asker: &Asker<'_>,
+        key: AwsKey,
+        spec: &AccountSpec,
+    ) -> Result<(String, Arc<dyn RootKey>)> {
         let store = self.aws.as_ref().ok_or_else(|| not_configured(StoreKind::AwsKms))?;
         let role = spec.access.as_ref().and_then(|access| access.aws.as_ref());
         let place = format!("aws/{}/{}", key.region, key.account);
@@ -127,7 +132,9 @@ impl KeyStores {
             .parse()
             .map_err(|error| Error::misconfigured(format!("access.aws.roleArn: {error}")))?;
         if role.partition != key.partition {
-            return Err(Error::misconfigured("the role in access.aws is in another AWS partition than the key"));
+            return Err(Error::misconfigured(
+                "the role in access.aws is in another AWS partition than the key",
+            ));
         }
         if self.own_aws_accounts.contains(&role.account) && !asker.may_be(&access.role_arn) {
             return Err(not_granted(", or use a role in an account of your own"));
@@ -136,7 +143,12 @@ impl KeyStores {
         Ok((place, Arc::new(store.open(key, Some((role, asker.cluster.clone()))))))
     }
 
-    fn open_azure(&self, asker: &Asker<'_>, key: AzureKey, spec: &AccountSpec) -> Result<(String, Arc<dyn RootKey>)> {
+    fn open_azure(
+        &self,
+        asker: &Asker<'_>,
+        key: AzureKey,
+        spec: &AccountSpec,
+    ) -> Result<(String, Arc<dyn RootKey>)> {
         let place = format!("azure/{}", key.host());
         let Some(access) = spec.access.as_ref().and_then(|access| access.azure.as_ref()) else {
             if !self.azure.has_own_identity() {
@@ -149,7 +161,8 @@ impl KeyStores {
                 Err(not_granted(", or give an application in access.azure"))
             };
         };
-        let template = self.azure_assertion_file.as_ref().ok_or_else(|| not_configured(StoreKind::AzureKeyVault))?;
+        let template =
+            self.azure_assertion_file.as_ref().ok_or_else(|| not_configured(StoreKind::AzureKeyVault))?;
         for (id, field) in [(&access.tenant_id, "tenantId"), (&access.client_id, "clientId")] {
             if !is_uuid(id) {
                 return Err(Error::misconfigured(format!("access.azure.{field} is not a UUID")));
@@ -169,7 +182,12 @@ impl KeyStores {
         Ok((format!("{place}/{identity}"), Arc::new(self.azure.open(key, identity_of)?)))
     }
 
-    fn open_gcp(&self, asker: &Asker<'_>, key: GcpKey, spec: &AccountSpec) -> Result<(String, Arc<dyn RootKey>)> {
+    fn open_gcp(
+        &self,
+        asker: &Asker<'_>,
+        key: GcpKey,
+        spec: &AccountSpec,
+    ) -> Result<(String, Arc<dyn RootKey>)> {
         let store = self.gcp.as_ref().ok_or_else(|| not_configured(StoreKind::GcpKms))?;
         let place = format!("gcp/{}/{}", key.project, key.location);
         let Some(access) = spec.access.as_ref().and_then(|access| access.gcp.as_ref()) else {

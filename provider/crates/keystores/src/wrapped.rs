@@ -82,7 +82,10 @@ impl<'a> Parts<'a> {
     /// The bytes to keep. A store that returned nothing is caught here: AWS answers 200 without a ciphertext for some faults.
     pub(crate) fn to_wrapped(self) -> Result<Wrapped> {
         if self.ciphertext.is_empty() {
-            return Err(Error::new(Reason::Unreachable, "the key store answered without a ciphertext; it is tried again"));
+            return Err(Error::new(
+                Reason::Unreachable,
+                "the key store answered without a ciphertext; it is tried again",
+            ));
         }
         let mut bytes = MAGIC.to_vec();
         bytes.extend([self.kind as u8, self.algorithm as u8]);
@@ -101,8 +104,9 @@ impl<'a> Parts<'a> {
 
 fn text(bytes: &[u8]) -> Result<(&str, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>().ok_or_else(|| malformed("too short"))?;
-    let (text, rest) =
-        rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or_else(|| malformed("too short"))?;
+    let (text, rest) = rest
+        .split_at_checked(usize::from(u16::from_be_bytes(*length)))
+        .ok_or_else(|| malformed("too short"))?;
     Ok((std::str::from_utf8(text).map_err(|_| malformed("not UTF-8"))?, rest))
 }
 
@@ -137,9 +141,13 @@ pub(crate) fn secret(bytes: &mut [u8]) -> Result<SecretKey> {
     match SecretKey::from_slice(bytes) {
         Some(Ok(key)) => Ok(key),
         Some(Err(error)) => {
-            Err(Error::new(Reason::Unreachable, "no locked memory for a key; it is tried again").with_source(&error))
+            Err(Error::new(Reason::Unreachable, "no locked memory for a key; it is tried again")
+                .with_source(&error))
         }
-        None => Err(Error::new(Reason::BadCiphertext, "the key store unwrapped something that is not a 256-bit key")),
+        None => Err(Error::new(
+            Reason::BadCiphertext,
+            "the key store unwrapped something that is not a 256-bit key",
+        )),
     }
 }
 
@@ -168,8 +176,13 @@ mod tests {
 
     #[test]
     fn an_answer_without_ciphertext_is_an_error() {
-        let parts =
-            Parts { kind: StoreKind::AwsKms, algorithm: Algorithm::Symmetric, reference: "r", version: "-", ciphertext: b"" };
+        let parts = Parts {
+            kind: StoreKind::AwsKms,
+            algorithm: Algorithm::Symmetric,
+            reference: "r",
+            version: "-",
+            ciphertext: b"",
+        };
         assert_eq!(parts.to_wrapped().unwrap_err().reason, Reason::Unreachable);
     }
 

@@ -12,7 +12,10 @@ use aws_sdk_kms::{
     config::{BehaviorVersion, Credentials, Region},
     types::{KeySpec, KeyUsageType},
 };
-use common::{CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec, verified};
+use common::{
+    CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec,
+    verified,
+};
 use openkcm_apis::{Access, AwsAccess, ProviderType};
 use openkcm_key_store_servers::{
     aws::Server,
@@ -39,7 +42,8 @@ fn open(stores: &KeyStores, reference: &str) -> Arc<dyn RootKey> {
     stores.open(&cluster(CLUSTER), "root:acme", &spec(ProviderType::AwsKms, reference)).unwrap()
 }
 
-const GRANT: &str = "grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\nlimits:\n  deadline: 1s\n";
+const GRANT: &str =
+    "grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\nlimits:\n  deadline: 1s\n";
 
 struct LocalStack {
     client: Client,
@@ -49,7 +53,9 @@ struct LocalStack {
 
 fn localstack() -> Option<LocalStack> {
     let Ok(endpoint) = std::env::var("OPENKCM_AWS_ENDPOINT") else {
-        eprintln!("skipped: OPENKCM_AWS_ENDPOINT names no LocalStack (test/key-stores/localstack starts one)");
+        eprintln!(
+            "skipped: OPENKCM_AWS_ENDPOINT names no LocalStack (test/key-stores/localstack starts one)"
+        );
         return None;
     };
     let (stores, dir) = configured(&endpoint, &GRANT.replace("1s", "20s"));
@@ -118,12 +124,20 @@ async fn localstack_says_why_a_key_cannot_be_used() {
     aws.client.schedule_key_deletion().key_id(&arn).pending_window_in_days(7).send().await.unwrap();
     assert_eq!(reason(&root).await, Some(Reason::PendingDeletion));
     let wrapped = root.wrap(&SecretKey::random().unwrap(), &binding()).await;
-    assert_eq!(wrapped.err().map(|error| error.reason), Some(Reason::PendingDeletion), "a wrap alone says so too");
+    assert_eq!(
+        wrapped.err().map(|error| error.reason),
+        Some(Reason::PendingDeletion),
+        "a wrap alone says so too"
+    );
 
     let missing = KEY.replace("111122223333", "000000000000");
     assert_eq!(reason(&open(&aws.stores, &missing)).await, Some(Reason::NotFound));
     let other_region = arn.replace("eu-central-1", "eu-west-1");
-    assert_eq!(reason(&open(&aws.stores, &other_region)).await, Some(Reason::NotFound), "the region of the ARN is used");
+    assert_eq!(
+        reason(&open(&aws.stores, &other_region)).await,
+        Some(Reason::NotFound),
+        "the region of the ARN is used"
+    );
     let signing = aws.key(KeySpec::Rsa2048, KeyUsageType::SignVerify).await;
     assert_eq!(reason(&open(&aws.stores, &signing)).await, Some(Reason::WrongKeyType));
 }
@@ -137,7 +151,11 @@ async fn the_stub_shows_what_localstack_cannot() {
     verified(&root).await;
     keeps_its_promises(&root).await;
 
-    for (fault, expected) in [(Fault::Denied, Reason::AccessDenied), (Fault::Error, Reason::Unreachable), (Fault::Html, Reason::Unreachable)] {
+    for (fault, expected) in [
+        (Fault::Denied, Reason::AccessDenied),
+        (Fault::Error, Reason::Unreachable),
+        (Fault::Html, Reason::Unreachable),
+    ] {
         server.control.fault(fault);
         let error = refused(&root).await;
         assert_eq!(error.reason, expected, "{fault:?}");
@@ -148,7 +166,11 @@ async fn the_stub_shows_what_localstack_cannot() {
 
     server.control.fault(Fault::Empty);
     let wrapped = root.wrap(&SecretKey::random().unwrap(), &binding()).await;
-    assert_eq!(wrapped.err().map(|error| error.reason), Some(Reason::Unreachable), "a 200 without ciphertext is no success");
+    assert_eq!(
+        wrapped.err().map(|error| error.reason),
+        Some(Reason::Unreachable),
+        "a 200 without ciphertext is no success"
+    );
 
     server.control.fault(Fault::Hang);
     assert_eq!(reason(&root).await, Some(Reason::Timeout));
@@ -197,9 +219,13 @@ async fn a_tenant_cannot_use_the_role_of_another() {
     server.control.create(KEY, KeyType::Aes).unwrap();
     // The trust policy of the role asks for the external id of one workspace.
     server.control.world().trust.push((CLUSTER.to_owned(), ROLE.to_owned()));
-    let (stores, _dir) = configured(&format!("http://{}", server.address), &GRANT.replace("grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\n", ""));
+    let (stores, _dir) = configured(
+        &format!("http://{}", server.address),
+        &GRANT.replace("grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\n", ""),
+    );
     let mut with_role = spec(ProviderType::AwsKms, KEY);
-    with_role.access = Some(Access { aws: Some(AwsAccess { role_arn: ROLE.to_owned() }), ..Access::default() });
+    with_role.access =
+        Some(Access { aws: Some(AwsAccess { role_arn: ROLE.to_owned() }), ..Access::default() });
 
     let owner = stores.open(&cluster(CLUSTER), "", &with_role).unwrap();
     verified(&owner).await;

@@ -5,7 +5,10 @@ mod common;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use common::{CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec, verified};
+use common::{
+    CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec,
+    verified,
+};
 use openkcm_apis::{Access, AzureAccess, ProviderType};
 use openkcm_key_store_servers::{
     azure::{CLIENT_SECRET, Server},
@@ -39,7 +42,8 @@ async fn setup(grants: &str, azure: &str) -> Setup {
     }
     let hosts = ["acme.vault.azure.net", "acme.managedhsm.azure.net", "login.microsoftonline.com"];
     let resolve: BTreeMap<_, _> = hosts.map(|host| (host, server.address.to_string())).into();
-    let resolve: String = resolve.iter().map(|(host, address)| format!("    {host}: '{address}'\n")).collect();
+    let resolve: String =
+        resolve.iter().map(|(host, address)| format!("    {host}: '{address}'\n")).collect();
     let stores = common::stores(&format!(
         "limits: {{deadline: 2s}}\nazure:\n  caFile: {dir}/ca.pem\n  assertionFile: '{dir}/{{logicalCluster}}.jwt'\n  resolve:\n{resolve}{azure}{grants}",
         dir = dir.path().display(),
@@ -49,7 +53,9 @@ async fn setup(grants: &str, azure: &str) -> Setup {
 }
 
 fn own() -> String {
-    format!("  credentials: !clientSecret\n    tenantId: {DIRECTORY}\n    clientId: {APPLICATION}\n    secretFile: DIR/secret\n")
+    format!(
+        "  credentials: !clientSecret\n    tenantId: {DIRECTORY}\n    clientId: {APPLICATION}\n    secretFile: DIR/secret\n"
+    )
 }
 
 fn open(stores: &KeyStores, reference: &str) -> Arc<dyn RootKey> {
@@ -86,7 +92,9 @@ async fn each_failure_has_its_reason_and_nothing_leaks() {
     verified(&root).await;
     let wrapped = root.wrap(&SecretKey::random().unwrap(), &binding()).await.unwrap();
 
-    for (state, expected) in [(State::Disabled, Reason::Disabled), (State::PendingDeletion, Reason::PendingDeletion)] {
+    for (state, expected) in
+        [(State::Disabled, Reason::Disabled), (State::PendingDeletion, Reason::PendingDeletion)]
+    {
         server.control.set_state(KEY, None, state);
         assert_eq!(reason(&root).await, Some(expected));
     }
@@ -120,11 +128,17 @@ async fn each_failure_has_its_reason_and_nothing_leaks() {
     server.control.fault(Fault::None);
     verified(&root).await;
 
-    assert_eq!(reason(&open(&stores, "https://acme.vault.azure.net/keys/none")).await, Some(Reason::NotFound));
+    assert_eq!(
+        reason(&open(&stores, "https://acme.vault.azure.net/keys/none")).await,
+        Some(Reason::NotFound)
+    );
     let no_version = format!("{KEY}/{}", "0".repeat(32));
     assert_eq!(reason(&open(&stores, &no_version)).await, Some(Reason::NotFound));
     server.control.create("https://acme.vault.azure.net/keys/ec", KeyType::Signing).unwrap();
-    assert_eq!(reason(&open(&stores, "https://acme.vault.azure.net/keys/ec")).await, Some(Reason::WrongKeyType));
+    assert_eq!(
+        reason(&open(&stores, "https://acme.vault.azure.net/keys/ec")).await,
+        Some(Reason::WrongKeyType)
+    );
 
     server.control.fault(Fault::Hang);
     assert_eq!(reason(&root).await, Some(Reason::Timeout));
@@ -144,7 +158,10 @@ async fn an_application_trusts_the_token_of_one_workspace() {
     let Setup { server, stores, dir: _dir } = setup("", "").await;
     // The owner's application has a federated credential for the token of its workspace, and a role on its vault.
     let application = format!("{DIRECTORY}/{APPLICATION}");
-    let trust = [(format!("{application}#token-of-{CLUSTER}"), String::new()), (application.clone(), "https://acme.".to_owned())];
+    let trust = [
+        (format!("{application}#token-of-{CLUSTER}"), String::new()),
+        (application.clone(), "https://acme.".to_owned()),
+    ];
     server.control.world().trust.extend(trust);
     let mut federated = spec(ProviderType::AzureKeyVault, KEY);
     federated.access = Some(Access {
@@ -173,7 +190,11 @@ async fn without_grant_or_with_one_token_for_all_nothing_opens() {
         ..Access::default()
     });
     let refused = shared.open(&cluster(CLUSTER), "root:acme", &federated).err().map(|error| error.reason);
-    assert_eq!(refused, Some(Reason::AccessDenied), "an application that trusts the provider as such needs a grant");
+    assert_eq!(
+        refused,
+        Some(Reason::AccessDenied),
+        "an application that trusts the provider as such needs a grant"
+    );
     assert_eq!(server.control.calls(), openkcm_key_store_servers::control::Calls::default());
 }
 

@@ -5,7 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec, verified};
+use common::{
+    CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec,
+    verified,
+};
 use openkcm_apis::{Access, GcpAccess, ProviderType};
 use openkcm_key_store_servers::{
     control::{Calls, Fault},
@@ -53,7 +56,11 @@ async fn symmetric_and_rsa_keys_wrap_and_keep_their_promises() {
     let root = open(&stores, &format!("{rsa}/cryptoKeyVersions/1"));
     assert_eq!(verified(&root).await.algorithm, "RSA-OAEP-256");
     keeps_its_promises(&root).await;
-    assert_eq!(reason(&open(&stores, rsa)).await, Some(Reason::WrongKeyType), "an asymmetric key needs a version");
+    assert_eq!(
+        reason(&open(&stores, rsa)).await,
+        Some(Reason::WrongKeyType),
+        "an asymmetric key needs a version"
+    );
 }
 
 #[tokio::test]
@@ -61,7 +68,9 @@ async fn each_failure_has_its_reason_and_nothing_leaks() {
     let (server, stores) = setup().await;
     let root = open(&stores, KEY);
     verified(&root).await;
-    for (state, expected) in [(State::Disabled, Reason::Disabled), (State::PendingDeletion, Reason::PendingDeletion)] {
+    for (state, expected) in
+        [(State::Disabled, Reason::Disabled), (State::PendingDeletion, Reason::PendingDeletion)]
+    {
         let wrapped = root.wrap(&SecretKey::random().unwrap(), &binding()).await.unwrap();
         server.control.set_state(KEY, None, state);
         assert_eq!(reason(&root).await, Some(expected));
@@ -72,7 +81,11 @@ async fn each_failure_has_its_reason_and_nothing_leaks() {
         server.control.set_state(KEY, None, State::Enabled);
         verified(&root).await;
     }
-    for (fault, expected) in [(Fault::Denied, Reason::AccessDenied), (Fault::Error, Reason::Unreachable), (Fault::Html, Reason::Unreachable)] {
+    for (fault, expected) in [
+        (Fault::Denied, Reason::AccessDenied),
+        (Fault::Error, Reason::Unreachable),
+        (Fault::Html, Reason::Unreachable),
+    ] {
         server.control.fault(fault);
         let error = refused(&root).await;
         assert_eq!(error.reason, expected, "{fault:?}");

@@ -21,7 +21,10 @@ const PIN: &str = "4321";
 /// Runs the recipe that the end-to-end harness uses as well; gives what it printed.
 fn softhsm(dir: &Path, token: &str, key: &str) -> Option<HashMap<String, String>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../test/key-stores/softhsm");
-    let output = Command::new(script).args([dir.as_os_str(), token.as_ref(), key.as_ref(), PIN.as_ref()]).output().unwrap();
+    let output = Command::new(script)
+        .args([dir.as_os_str(), token.as_ref(), key.as_ref(), PIN.as_ref()])
+        .output()
+        .unwrap();
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("not installed"), "{message}");
@@ -29,7 +32,12 @@ fn softhsm(dir: &Path, token: &str, key: &str) -> Option<HashMap<String, String>
         return None;
     }
     let text = String::from_utf8(output.stdout).unwrap();
-    Some(text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    Some(
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
+    )
 }
 
 struct Hsm {
@@ -60,7 +68,13 @@ impl Hsm {
 }
 
 fn open(stores: &KeyStores, object: &str) -> Arc<dyn RootKey> {
-    stores.open(&cluster(CLUSTER), "root:acme", &spec(ProviderType::ThalesHsm, &format!("pkcs11:token=rot-eu;object={object}"))).unwrap()
+    stores
+        .open(
+            &cluster(CLUSTER),
+            "root:acme",
+            &spec(ProviderType::ThalesHsm, &format!("pkcs11:token=rot-eu;object={object}")),
+        )
+        .unwrap()
 }
 
 /// One test, since a process has one PKCS#11 library with one configuration.
@@ -83,9 +97,11 @@ fn softhsm_story() {
 }
 
 async fn wraps_by_gcm_and_by_key_wrap(hsm: &Hsm) {
-    for (mechanism, algorithm) in
-        [("aesGcm", "AES-GCM-256"), ("!keyWrap {number: 0x210a}", "AES-KWP-256"), ("!keyWrap {number: 0x2109}", "AES-KW-256")]
-    {
+    for (mechanism, algorithm) in [
+        ("aesGcm", "AES-GCM-256"),
+        ("!keyWrap {number: 0x210a}", "AES-KWP-256"),
+        ("!keyWrap {number: 0x2109}", "AES-KW-256"),
+    ] {
         let stores = hsm.stores(mechanism);
         let root = open(&stores, "kek-1");
         assert_eq!(verified(&root).await.algorithm, algorithm);

@@ -25,7 +25,7 @@ use crate::{
     World, watch::chain,
 };
 
-/// Distinct (object, reason) pairs that are remembered, in all and per workspace. More are dropped.
+/// Distinct (object, reason, message) that are remembered, in all and per workspace. More are dropped.
 const MOST: usize = 8192;
 const MOST_PER_CLUSTER: usize = 256;
 /// New pairs of one workspace: so many at once, and then one per interval.
@@ -59,8 +59,8 @@ impl EventType {
     }
 }
 
-/// Puts events about objects into their own workspace. The same object, severity and reason again raises the count
-/// of the event that is there. Never waits and never fails the caller: what is too much, or cannot be written, is
+/// Puts events about objects into their own workspace. The same object, severity, reason and message again raises
+/// the count of the event that is there. Never waits and never fails the caller: what is too much, or cannot be written, is
 /// dropped and counted. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder(Arc<Inner>);
@@ -115,6 +115,8 @@ struct NoteKey {
     uid: Option<String>,
     severity: EventType,
     reason: &'static str,
+    /// Hash of the message: what says something new is an event of its own.
+    said: u64,
 }
 
 impl Laned for NoteKey {
@@ -167,15 +169,27 @@ impl Recorder {
     ) {
         let ObjectReference { api_version, kind, namespace, name, uid, .. } = regarding;
         let name = name.unwrap_or_default();
-        let key =
-            NoteKey { cluster: cluster.clone(), api_version, kind, namespace, name, uid, severity, reason };
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(MESSAGE));
+        let mut hasher = DefaultHasher::new();
+        message.hash(&mut hasher);
+        let said = hasher.finish();
+        let key = NoteKey {
+            cluster: cluster.clone(),
+            api_version,
+            kind,
+            namespace,
+            name,
+            uid,
+            severity,
+            reason,
+            said,
+        };
         let now = Timestamp::now();
         let mut notes = self.notes();
         let Notes { all, clusters } = &mut *notes;
         if let Some(note) = all.get_mut(&key) {
-            (note.message, note.last, note.pending) = (message, now, note.pending.saturating_add(1));
+            (note.last, note.pending) = (now, note.pending.saturating_add(1));
             let wait = if note.written == 0 { Duration::ZERO } else { SPACING };
             drop(notes);
             self.0.queue.add_after(key, wait);

@@ -17,8 +17,8 @@ use openkcm_edge::{
     store::{KeyName, KeyStore},
 };
 use openkcm_orchestrator::{
-    Config, Desired, EvictReason, KeyId, KeyState, Orchestrator, SystemClock, Tenants, TokenRequest, Usable, Version,
-    create_join_token,
+    Config, Desired, EvictReason, KeyId, KeyState, Orchestrator, SystemClock, Tenants, TokenRequest, Usable,
+    Version, create_join_token,
 };
 use openkcm_secret::SecretKey;
 use tokio::{
@@ -126,15 +126,20 @@ impl Fleet {
             data_dir: data.join("provider"),
             lease: Duration::from_secs(30),
         };
-        let (orchestrator, driver) = Orchestrator::start(config, Arc::new(SystemClock::default())).await.unwrap();
+        let (orchestrator, driver) =
+            Orchestrator::start(config, Arc::new(SystemClock::default())).await.unwrap();
         orchestrator.ready();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { driver.await.unwrap() });
         let mut stores = Vec::new();
         let mut connected = Vec::new();
         for index in 0..edges {
-            let request =
-                TokenRequest { name: None, region: None, tenants: Tenants::All, ttl: Duration::from_mins(10) };
+            let request = TokenRequest {
+                name: None,
+                region: None,
+                tenants: Tenants::All,
+                ttl: Duration::from_mins(10),
+            };
             let token = create_join_token(&data.join("provider"), &request).unwrap();
             let store = Arc::new(KeyStore::new());
             let config = AgentConfig {
@@ -202,10 +207,12 @@ async fn main() {
             (Times::new(), Times::new(), Times::new(), Times::new());
         fleet.set(serve(1), |store| store.stats().live == 1).await;
         for round in 1..=rounds as u32 {
-            let before: Vec<u64> = fleet.stores.iter().map(|store| store.revision(&name).unwrap_or(0)).collect();
+            let before: Vec<u64> =
+                fleet.stores.iter().map(|store| store.revision(&name).unwrap_or(0)).collect();
             let oldest = before.iter().copied().max().unwrap_or(0);
-            let (last, heard) =
-                fleet.set(serve(round + 1), |store| store.revision(&name).is_some_and(|now| now > oldest)).await;
+            let (last, heard) = fleet
+                .set(serve(round + 1), |store| store.revision(&name).is_some_and(|now| now > oldest))
+                .await;
             rotated.add(last);
             current.add(heard);
             let evict = Desired::Evicted { reason: EvictReason::Disabled };

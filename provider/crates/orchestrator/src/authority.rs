@@ -7,8 +7,8 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd, string::Ia5String,
 };
 use rustls::{
     crypto::aws_lc_rs::sign::any_ecdsa_type,
@@ -56,11 +56,15 @@ impl Authority {
         }
         let read = |name: &str| -> Result<String, OrchestratorError> {
             let bytes = files.read(name)?.unwrap_or_default();
-            String::from_utf8(bytes)
-                .map_err(|source| OrchestratorError::Content { path: files.path(name), source: Box::new(source) })
+            String::from_utf8(bytes).map_err(|source| OrchestratorError::Content {
+                path: files.path(name),
+                source: Box::new(source),
+            })
         };
-        let key = KeyPair::from_pem(&read(KEY_FILE)?)
-            .map_err(|source| OrchestratorError::Content { path: files.path(KEY_FILE), source: Box::new(source) })?;
+        let key = KeyPair::from_pem(&read(KEY_FILE)?).map_err(|source| OrchestratorError::Content {
+            path: files.path(KEY_FILE),
+            source: Box::new(source),
+        })?;
         let content = |source: Box<dyn std::error::Error + Send + Sync>| OrchestratorError::Content {
             path: files.path(CERTIFICATE_FILE),
             source,
@@ -122,7 +126,11 @@ impl Authority {
     }
 
     /// A certificate and key for this orchestrator under the given host names and addresses.
-    pub(crate) fn sign_server(&self, now: SystemTime, hosts: &[String]) -> Result<CertifiedKey, OrchestratorError> {
+    pub(crate) fn sign_server(
+        &self,
+        now: SystemTime,
+        hosts: &[String],
+    ) -> Result<CertifiedKey, OrchestratorError> {
         let failed = |source| OrchestratorError::Certificate { subject: "the orchestrator".into(), source };
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = params("OpenKCM orchestrator", now, SERVER_VALIDITY)?;
@@ -201,7 +209,10 @@ mod tests {
         };
         let (der, ends) = authority.sign_edge(now, request.der(), &wanted).unwrap().unwrap();
         let (found, until) = identity(&der).unwrap();
-        assert_eq!((found.id, found.name, found.region, found.tenants), (wanted.id, wanted.name, wanted.region, wanted.tenants));
+        assert_eq!(
+            (found.id, found.name, found.region, found.tenants),
+            (wanted.id, wanted.name, wanted.region, wanted.tenants)
+        );
         assert_eq!(until, ends);
         let (_, certificate) = X509Certificate::from_der(&der).unwrap();
         assert!(!certificate.is_ca());

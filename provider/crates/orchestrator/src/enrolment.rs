@@ -107,10 +107,11 @@ pub(crate) fn records(files: &Files) -> Result<Vec<EdgeRecord>, OrchestratorErro
     let mut records = Vec::new();
     for name in files.list("edges")? {
         let Some(bytes) = files.read(&format!("edges/{name}"))? else { continue };
-        let mut record: EdgeRecord = serde_json::from_slice(&bytes).map_err(|source| OrchestratorError::Content {
-            path: files.path(&format!("edges/{name}")),
-            source: Box::new(source),
-        })?;
+        let mut record: EdgeRecord =
+            serde_json::from_slice(&bytes).map_err(|source| OrchestratorError::Content {
+                path: files.path(&format!("edges/{name}")),
+                source: Box::new(source),
+            })?;
         record.revoked = revoked(files, record.id);
         records.push(record);
     }
@@ -141,7 +142,12 @@ pub(crate) fn spend(
     if !right || expired || !named || !files.take(&format!("tokens/{id}"), &format!("spent/{id}"))? {
         return Ok(None);
     }
-    Ok(Some(Identity { id: Uuid::new_v4(), name: name.to_owned(), region: token.region, tenants: token.tenants }))
+    Ok(Some(Identity {
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+        region: token.region,
+        tenants: token.tenants,
+    }))
 }
 
 /// Remembers an edge, or its new certificate.
@@ -188,7 +194,10 @@ pub(crate) fn sweep(files: &Files, now: SystemTime) -> Result<(), OrchestratorEr
 
 fn valid_name(name: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.' | b'_');
-    (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn hash(secret: &[u8]) -> String {

@@ -30,6 +30,6 @@ pub use enrolment::{EdgeRecord, TokenRequest, create_join_token, list_edges, rev
 pub use error::OrchestratorError;
 pub use orchestrator::{Changes, Config, Orchestrator};
 pub use types::{
-    Client, DeadReason, DeadVersion, Desired, Distribution, EdgeInfo, EvictReason, KeyId, KeyState, PendingEdge, Tenants,
-    Usable, Version,
+    Client, DeadReason, DeadVersion, Desired, Distribution, EdgeInfo, EvictReason, KeyId, KeyState,
+    PendingEdge, Tenants, Usable, Version,
 };

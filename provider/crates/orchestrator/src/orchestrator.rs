@@ -74,7 +74,8 @@ impl Orchestrator {
     pub async fn start(
         config: Config,
         clock: Arc<dyn Clock>,
-    ) -> Result<(Self, impl Future<Output = Result<(), OrchestratorError>> + Send + 'static), OrchestratorError> {
+    ) -> Result<(Self, impl Future<Output = Result<(), OrchestratorError>> + Send + 'static), OrchestratorError>
+    {
         if config.lease < SHORTEST_LEASE || config.lease > LONGEST_LEASE {
             return Err(OrchestratorError::Lease(config.lease));
         }
@@ -84,7 +85,8 @@ impl Orchestrator {
         let address = listener
             .local_addr()
             .map_err(|source| OrchestratorError::Listen { address: config.address, source })?;
-        let urls = if config.urls.is_empty() { vec![format!("https://{address}")] } else { config.urls.clone() };
+        let urls =
+            if config.urls.is_empty() { vec![format!("https://{address}")] } else { config.urls.clone() };
         let hosts = urls.iter().map(|url| host(url)).collect::<Result<Vec<_>, _>>()?;
 
         let files = Files::open(&config.data_dir)?;
@@ -232,7 +234,10 @@ fn beginning(
     // The shorter one is written when the longer ones of before are over.
     let longest = earlier_lease.max(lease).as_millis();
     let recorded = enrolment::records(files)?;
-    files.write(LEASE_FILE, if recorded.is_empty() { lease.as_millis() } else { longest }.to_string().as_bytes())?;
+    files.write(
+        LEASE_FILE,
+        if recorded.is_empty() { lease.as_millis() } else { longest }.to_string().as_bytes(),
+    )?;
     let since = unix(clock.wall()) - i64::try_from(2 * LONGEST_LEASE.as_secs()).unwrap_or(i64::MAX);
     let absent = recorded.iter().filter(|edge| edge.certificate_ends > since).map(|edge| edge.id).collect();
     Ok(Start {
@@ -247,7 +252,11 @@ fn beginning(
 }
 
 /// What time asks for: ends of leases, a fresh certificate.
-async fn keep(shared: &Shared, certificate: &ServerCertificate, hosts: &[String]) -> Result<(), OrchestratorError> {
+async fn keep(
+    shared: &Shared,
+    certificate: &ServerCertificate,
+    hosts: &[String],
+) -> Result<(), OrchestratorError> {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let started = shared.clock.monotonic();

@@ -73,7 +73,11 @@ pub(crate) fn tls(
 }
 
 /// Serves until it fails.
-pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) -> Result<(), OrchestratorError> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+) -> Result<(), OrchestratorError> {
     let handshake = move |connection: std::io::Result<TcpStream>| {
         let acceptor = acceptor.clone();
         async move {
@@ -90,8 +94,10 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: 
             }
         }
     };
-    let incoming =
-        TcpListenerStream::new(listener).map(handshake).buffer_unordered(HANDSHAKES).filter_map(std::future::ready);
+    let incoming = TcpListenerStream::new(listener)
+        .map(handshake)
+        .buffer_unordered(HANDSHAKES)
+        .filter_map(std::future::ready);
     let lease = shared.lease;
     let service = Service(shared);
     Server::builder()
@@ -127,16 +133,22 @@ fn join(shared: &Shared, request: &JoinRequest) -> Result<JoinResponse, Status> 
     };
     let now = shared.clock.wall();
     // A request that cannot be signed must not cost the token.
-    let probe = Identity { id: uuid::Uuid::nil(), name: "-".into(), region: None, tenants: crate::Tenants::Only(vec![]) };
+    let probe = Identity {
+        id: uuid::Uuid::nil(),
+        name: "-".into(),
+        region: None,
+        tenants: crate::Tenants::Only(vec![]),
+    };
     if shared.authority.sign_edge(now, &request.certificate_request, &probe).map_err(failed)?.is_none() {
         return Err(Status::invalid_argument("the certificate request is not a valid one"));
     }
-    let identity = enrolment::spend(&shared.files, now, &request.token_id, &request.token_secret, &request.name)
-        .map_err(failed)?
-        .ok_or_else(|| {
-            tracing::warn!("a join token was refused");
-            Status::unauthenticated("the join token is not valid (any more) for this name")
-        })?;
+    let identity =
+        enrolment::spend(&shared.files, now, &request.token_id, &request.token_secret, &request.name)
+            .map_err(failed)?
+            .ok_or_else(|| {
+                tracing::warn!("a join token was refused");
+                Status::unauthenticated("the join token is not valid (any more) for this name")
+            })?;
     let signed = shared.authority.sign_edge(now, &request.certificate_request, &identity).map_err(failed)?;
     let (certificate, ends) = signed.ok_or_else(|| Status::internal("enrolment failed"))?;
     enrolment::record(&shared.files, now, &identity, ends).map_err(failed)?;
@@ -168,7 +180,10 @@ impl Drop for Attached {
 impl Orchestrator for Service {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<ToEdge, Status>> + Send>>;
 
-    async fn attach(&self, request: Request<Streaming<FromEdge>>) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(
+        &self,
+        request: Request<Streaming<FromEdge>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
         let certificates = request.peer_certs();
         let leaf = certificates.as_ref().and_then(|chain| chain.first());
         let (identity, certificate_ends) = leaf
@@ -179,8 +194,14 @@ impl Orchestrator for Service {
         }
         let (number, notify) = self.0.attach(&identity);
         tracing::info!(edge = %identity.name, id = %identity.id, "an edge has come");
-        let attached =
-            Attached { shared: Arc::clone(&self.0), identity, certificate_ends, number, notify, inbound: request.into_inner() };
+        let attached = Attached {
+            shared: Arc::clone(&self.0),
+            identity,
+            certificate_ends,
+            number,
+            notify,
+            inbound: request.into_inner(),
+        };
         let orders = stream::unfold(Some(attached), |attached| async move {
             let mut attached = attached?;
             match attached.next().await {
@@ -249,7 +270,8 @@ impl Attached {
             tracing::error!(error = &error as &dyn std::error::Error, "a certificate could not be renewed");
             Status::internal("the certificate could not be renewed")
         })?;
-        let (der, ends) = signed.ok_or_else(|| Status::invalid_argument("the certificate request is not a valid one"))?;
+        let (der, ends) =
+            signed.ok_or_else(|| Status::invalid_argument("the certificate request is not a valid one"))?;
         self.certificate_ends = ends;
         let (id, number) = (self.identity.id, self.number);
         self.shared.with(|core, _| core.certificate(id, number, der));

@@ -163,7 +163,8 @@ impl Distribution {
         let longest = self.pending.iter().map(|edge| edge.lease_ends_in).max();
         let mut text = format!("evicted on {}/{}", self.evicted, self.total);
         if let Some(longest) = longest {
-            let (count, noun) = (self.pending.len(), if self.pending.len() == 1 { "lease ends" } else { "leases end" });
+            let (count, noun) =
+                (self.pending.len(), if self.pending.len() == 1 { "lease ends" } else { "leases end" });
             let _ = write!(text, ", {count} {noun} in {:.1} s", longest.as_secs_f64());
         }
         if let Some(settling) = self.settling {

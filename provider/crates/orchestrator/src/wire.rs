@@ -16,8 +16,11 @@ pub(crate) fn key_ref(key: &KeyId) -> wire::KeyRef {
 pub(crate) fn key_id(key: &wire::KeyRef) -> Option<KeyId> {
     let sane = |text: &str| (1..=253).contains(&text.len());
     let cluster = key.cluster.parse().ok()?;
-    (sane(&key.namespace) && sane(&key.name))
-        .then(|| KeyId { cluster, namespace: key.namespace.clone(), name: key.name.clone() })
+    (sane(&key.namespace) && sane(&key.name)).then(|| KeyId {
+        cluster,
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    })
 }
 
 pub(crate) fn evict_order(key: wire::KeyRef, reason: Option<EvictReason>) -> wire::order::Order {
@@ -47,8 +50,10 @@ pub(crate) fn put_order(key: &KeyId, state: &KeyState, revision: u64) -> wire::o
         .into(),
         since: dead.since,
     };
-    let client =
-        |client: &crate::Client| wire::Client { issuer: client.issuer.clone(), subject: client.subject.clone() };
+    let client = |client: &crate::Client| wire::Client {
+        issuer: client.issuer.clone(),
+        subject: client.subject.clone(),
+    };
     wire::order::Order::Put(wire::Put {
         key: Some(key_ref(key)),
         fingerprint: state.fingerprint,

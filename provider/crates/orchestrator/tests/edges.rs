@@ -99,12 +99,18 @@ async fn a_join_token_works_once_in_time_for_its_name_and_only_if_real() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_shown_to_nobody_but_the_authority_it_names() {
-    let (data, other, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (data, other, home) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let real = Provider::start(data.path(), LEASE).await;
     let impostor = Provider::start(other.path(), LEASE).await;
     // The impostor even has the token's file: it would accept it.
     let token = real.token(&any());
-    let name = std::fs::read_dir(data.path().join("orchestrator/tokens")).unwrap().next().unwrap().unwrap().file_name();
+    let name = std::fs::read_dir(data.path().join("orchestrator/tokens"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .file_name();
     let (from, to) = (data.path().join("orchestrator/tokens"), other.path().join("orchestrator/tokens"));
     std::fs::copy(from.join(&name), to.join(&name)).unwrap();
 
@@ -121,7 +127,8 @@ async fn an_edge_gets_the_keys_of_its_tenants_and_region_whatever_it_asks_for() 
     let homes: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let provider = Provider::start(data.path(), LEASE).await;
     provider.orchestrator.ready();
-    let acme = provider.token(&TokenRequest { tenants: Tenants::Only(vec!["tenant-root-acme".into()]), ..any() });
+    let acme =
+        provider.token(&TokenRequest { tenants: Tenants::Only(vec!["tenant-root-acme".into()]), ..any() });
     let north = provider.token(&TokenRequest { region: Some("eu-north-1".into()), ..any() });
     let mut asking = config(&provider, homes[0].path(), "acme", Some(&acme));
     asking.tenants = vec!["tenant-root-demo".into(), "tenant-root-acme".into()];
@@ -144,10 +151,13 @@ async fn an_edge_gets_the_keys_of_its_tenants_and_region_whatever_it_asks_for() 
     // It asked for a region outside its certificate: nothing is both.
     assert_eq!((wanting.revision(&key("a")), wanting.revision(&key("b"))), (None, None));
     // A key that moves to another tenant leaves the edge.
-    provider.orchestrator.set(key("a"), match serve_as("tenant-root-demo", None, 2) {
-        Desired::Serve(state) => Desired::Serve(state),
-        other => other,
-    });
+    provider.orchestrator.set(
+        key("a"),
+        match serve_as("tenant-root-demo", None, 2) {
+            Desired::Serve(state) => Desired::Serve(state),
+            other => other,
+        },
+    );
     eventually("acme has lost it", || acme.revision(&key("a")).is_none()).await;
 }
 
@@ -171,10 +181,12 @@ async fn a_revoked_certificate_gets_no_more_leases_and_no_stream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copied_certificate_replaces_the_stream_and_cannot_have_another_name() {
-    let (data, home, thief) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (data, home, thief) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let provider = Provider::start(data.path(), LEASE).await;
     provider.orchestrator.ready();
-    let token = provider.token(&TokenRequest { tenants: Tenants::Only(vec!["tenant-root-acme".into()]), ..any() });
+    let token =
+        provider.token(&TokenRequest { tenants: Tenants::Only(vec!["tenant-root-acme".into()]), ..any() });
     let mut edge = Edge::start(&provider, home.path(), "edge-1", Some(&token));
     edge.connected().await;
     let home = edge.stop().await;

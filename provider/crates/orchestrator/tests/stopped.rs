@@ -102,7 +102,10 @@ async fn a_stopped_edge_wakes_up_refusing() {
     edge.signal(Signal::STOP);
     let decided = BootClock.now().as_nanos();
     provider.orchestrator.set(key("db"), Desired::Evicted { reason: EvictReason::Disabled });
-    assert!(!provider.orchestrator.distribution(&key("db")).is_evicted(), "the stopped edge may still have a lease");
+    assert!(
+        !provider.orchestrator.distribution(&key("db")).is_evicted(),
+        "the stopped edge may still have a lease"
+    );
     common::eventually("the orchestrator knows that the lease is over", || {
         provider.orchestrator.distribution(&key("db")).is_evicted()
     })
@@ -111,7 +114,10 @@ async fn a_stopped_edge_wakes_up_refusing() {
     edge.signal(Signal::CONT);
 
     // It comes back by itself, and until it is served again, nothing was used.
-    common::eventually("the edge is back", || provider.orchestrator.edges().iter().any(|edge| edge.connected)).await;
+    common::eventually("the edge is back", || {
+        provider.orchestrator.edges().iter().any(|edge| edge.connected)
+    })
+    .await;
     tokio::time::sleep(LEASE).await;
     let served = BootClock.now().as_nanos();
     provider.orchestrator.set(key("db"), serve(1));

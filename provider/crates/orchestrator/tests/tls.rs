@@ -22,7 +22,9 @@ async fn an_older_tls_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let provider = Provider::start(data.path(), LEASE).await;
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(data.path().join("orchestrator/authority.pem")).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_file(data.path().join("orchestrator/authority.pem")).unwrap())
+        .unwrap();
     let connect = async |version: &'static SupportedProtocolVersion| {
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[version])
@@ -38,7 +40,8 @@ async fn an_older_tls_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_s_certificate_does_not_make_a_server() {
-    let (data, home, victim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (data, home, victim) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let provider = Provider::start(data.path(), LEASE).await;
     let mut enrolled = Vec::new();
     for (home, name) in [(&home, "malicious"), (&victim, "victim")] {

@@ -2,9 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use openkcm_apis::{
-    Account, AccountPhase, AccountStatus, Impact, Rewrap, RootKeyStatus, conditions,
-};
+use openkcm_apis::{Account, AccountPhase, AccountStatus, Impact, Rewrap, RootKeyStatus, conditions};
 use serde_json::Value;
 
 use crate::{
@@ -268,7 +266,8 @@ pub fn view(input: &Input<'_>) -> AccountView {
         let failure = input.in_use().failure();
         return AccountView::Unavailable {
             reason: failure.map_or("RootLost", |failure| failure.reason).to_owned(),
-            message: failure.map_or_else(|| "its root key cannot be used".to_owned(), |failure| failure.message.clone()),
+            message: failure
+                .map_or_else(|| "its root key cannot be used".to_owned(), |failure| failure.message.clone()),
         };
     }
     let rotate_before = (object.spec.root_compromised && current.version > 1).then_some(current.created);
@@ -277,7 +276,9 @@ pub fn view(input: &Input<'_>) -> AccountView {
 
 fn pending(input: &Input<'_>) -> AccountView {
     match input.desired.failure() {
-        Some(failure) => AccountView::Pending { reason: failure.reason.to_owned(), message: failure.message.clone() },
+        Some(failure) => {
+            AccountView::Pending { reason: failure.reason.to_owned(), message: failure.message.clone() }
+        }
         None => AccountView::Pending {
             reason: "Verifying".to_owned(),
             message: "its root key is being verified".to_owned(),
@@ -331,7 +332,9 @@ fn without_object(input: &Input<'_>) -> Plan<Effect, AccountStatus> {
     match &input.record {
         // It was never deleted by its user: that passes our finalizer. So it went with an unbind, or an older
         // state of the workspace was restored.
-        Some(record) if !record.deleted && input.tenant != TenantView::Unbinding => Plan::act(Effect::Restore),
+        Some(record) if !record.deleted && input.tenant != TenantView::Unbinding => {
+            Plan::act(Effect::Restore)
+        }
         _ => Plan::idle(),
     }
 }
@@ -361,7 +364,9 @@ fn watch_roots(input: &Input<'_>, record: &Record) -> Option<Effect> {
     match input.in_use() {
         Probe::Done { outcome: Ok(_), .. } if record.root_lost_since.is_some() => Some(Effect::MarkFound),
         Probe::Done { outcome: Err(failure), .. } if record.root_lost_since.is_none() => match failure.kind {
-            FailureKind::Refused | FailureKind::Unreachable => Some(Effect::MarkLost { since: failure.since }),
+            FailureKind::Refused | FailureKind::Unreachable => {
+                Some(Effect::MarkLost { since: failure.since })
+            }
             FailureKind::Throttled => None,
         },
         _ => None,
@@ -405,8 +410,7 @@ fn key_work(input: &Input<'_>, record: &Record) -> Option<Effect> {
 
 fn status(input: &Input<'_>, object: &Account, record: &Record) -> AccountStatus {
     let old = object.status.clone().unwrap_or_default();
-    let mut set =
-        Conditions::of(Some(old.conditions.as_slice()), object.metadata.generation, input.now);
+    let mut set = Conditions::of(Some(old.conditions.as_slice()), object.metadata.generation, input.now);
     let deleting = object.metadata.deletion_timestamp.is_some();
     let rekeying = record.current.is_some() && !record.retiring.is_empty();
     let unavailable = record.current.is_some() && input.lost_beyond_grace();
@@ -415,7 +419,10 @@ fn status(input: &Input<'_>, object: &Account, record: &Record) -> AccountStatus
         Probe::Done { outcome: Ok(verified), .. } => set.set_true(
             conditions::ROOT_KEY_VERIFIED,
             "Verified",
-            &format!("The root key was described, and has wrapped and unwrapped a probe ({}).", verified.algorithm),
+            &format!(
+                "The root key was described, and has wrapped and unwrapped a probe ({}).",
+                verified.algorithm
+            ),
         ),
         Probe::Done { outcome: Err(failure), .. } => {
             let note = match &record.current {
@@ -517,7 +524,10 @@ fn rewrap_condition(input: &Input<'_>, record: &Record, set: &mut Conditions) {
         set.set_true(
             conditions::REWRAP_COMPLETE,
             "Complete",
-            &format!("Everything is wrapped by account key v{}; older account keys are erased.", current.version),
+            &format!(
+                "Everything is wrapped by account key v{}; older account keys are erased.",
+                current.version
+            ),
         );
     } else if input.lost.is_empty() {
         set.set_false(
@@ -542,7 +552,12 @@ fn rewrap(input: &Input<'_>, record: &Record) -> Option<Rewrap> {
     let current = record.current.as_ref().filter(|current| current.version > 1)?;
     let clamp = |count: u64| i32::try_from(count).unwrap_or(i32::MAX);
     let left: u64 = record.retiring.iter().map(|key| key.seals).sum();
-    let from = record.retiring.iter().map(|key| key.version).min().or(record.last_erased.map(|(version, _)| version))?;
+    let from = record
+        .retiring
+        .iter()
+        .map(|key| key.version)
+        .min()
+        .or(record.last_erased.map(|(version, _)| version))?;
     let failed = if input.lost.is_empty() { 0 } else { left };
     Some(Rewrap {
         from: clamp(from.into()),

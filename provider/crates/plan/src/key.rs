@@ -208,9 +208,17 @@ impl Effect {
                     Why::Compromised => "the version before was declared compromised",
                     Why::RootCompromised => "the account's former root key is compromised",
                 };
-                event("Rotated", format!("Version {} was made because {why}; older versions still decrypt.", format_version(after + 1)))
+                event(
+                    "Rotated",
+                    format!(
+                        "Version {} was made because {why}; older versions still decrypt.",
+                        format_version(after + 1)
+                    ),
+                )
             }
-            Self::Evict(Eviction::Disabled) => event("Disabled", "The key was taken back from every edge.".to_owned()),
+            Self::Evict(Eviction::Disabled) => {
+                event("Disabled", "The key was taken back from every edge.".to_owned())
+            }
             Self::Evict(Eviction::RootLost) => Some(Event {
                 warning: true,
                 reason: "RootLost",
@@ -242,7 +250,8 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     let record = input.record.as_ref().filter(|record| record.delete_after.is_none());
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
     let seen = seen_version(object);
-    let unrecorded = record.is_some_and(|record| record.spec != spec || seen > record.seen.max(record.current));
+    let unrecorded =
+        record.is_some_and(|record| record.spec != spec || seen > record.seen.max(record.current));
 
     if input.tenant == TenantView::Unbinding {
         return if let Some(effect) = evict(input, Eviction::TenantSuspended) {
@@ -270,7 +279,9 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     }
     let schedule = match object.spec.rotation_schedule.parse::<RotationSchedule>() {
         Ok(schedule) => schedule,
-        Err(error) => return refused(input, object, reasons::INVALID_SPEC, &format!("rotationSchedule: {error}")),
+        Err(error) => {
+            return refused(input, object, reasons::INVALID_SPEC, &format!("rotationSchedule: {error}"));
+        }
     };
     match (&input.record, &input.account) {
         (_, AccountView::Missing) => refused(
@@ -289,19 +300,27 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
             &format!(
                 "A deleted key of this name is kept under Account {:?}. Use that Account to bring it back, use another name, or wait until {}.",
                 record.account,
-                record.delete_after.map_or_else(|| "it is destroyed".to_owned(), |until| until.strftime("%FT%TZ").to_string())
+                record.delete_after.map_or_else(
+                    || "it is destroyed".to_owned(),
+                    |until| until.strftime("%FT%TZ").to_string()
+                )
             ),
         ),
         (Some(record), _) if record.delete_after.is_some() => Plan::act(Effect::Recover),
-        (None, AccountView::Deleting) => {
-            refused(input, object, reasons::ACCOUNT_DELETING, "The Account is being deleted; no key can be created under it.")
-        }
-        (None, AccountView::Pending { reason, message } | AccountView::Unavailable { reason, message }) => refused(
+        (None, AccountView::Deleting) => refused(
             input,
             object,
-            reasons::ACCOUNT_NOT_READY,
-            &format!("Account {:?} is not ready ({reason}): {message}", object.spec.account_ref.name),
+            reasons::ACCOUNT_DELETING,
+            "The Account is being deleted; no key can be created under it.",
         ),
+        (None, AccountView::Pending { reason, message } | AccountView::Unavailable { reason, message }) => {
+            refused(
+                input,
+                object,
+                reasons::ACCOUNT_NOT_READY,
+                &format!("Account {:?} is not ready ({reason}): {message}", object.spec.account_ref.name),
+            )
+        }
         (None, AccountView::Ready { version, .. }) => match &input.refused {
             Some(why) => refused(input, object, reasons::LEDGER_BEHIND, why),
             None => create(input, *version),
@@ -322,7 +341,11 @@ fn without_object(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus>
     Plan::act(Effect::Restore)
 }
 
-fn deletion(input: &Input<'_>, object: &ServiceEncryptionKey, ours: bool) -> Plan<Effect, ServiceEncryptionKeyStatus> {
+fn deletion(
+    input: &Input<'_>,
+    object: &ServiceEncryptionKey,
+    ours: bool,
+) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     if !ours {
         return Plan::idle();
     }
@@ -344,7 +367,10 @@ fn create(input: &Input<'_>, account_key: u32) -> Plan<Effect, ServiceEncryption
     if input.loaded.contains(&account_key) {
         Plan::act(Effect::Create { account_key })
     } else {
-        Plan { next: Some(input.now + SignedDuration::from_secs(30)), ..Plan::act(Effect::Load { versions: vec![account_key] }) }
+        Plan {
+            next: Some(input.now + SignedDuration::from_secs(30)),
+            ..Plan::act(Effect::Load { versions: vec![account_key] })
+        }
     }
 }
 
@@ -415,7 +441,8 @@ fn live(
     let at = due.as_ref().map(|(_, _, at)| *at).filter(|at| *at > input.now);
     let scheduled = scheduled(record, schedule).filter(|_| evicted.is_none());
     let overdue = scheduled.map(|at| at + OVERDUE).filter(|at| *at > input.now);
-    let settle = (evicted.is_some() && !input.edges.all_evicted).then(|| input.now + SignedDuration::from_secs(1));
+    let settle =
+        (evicted.is_some() && !input.edges.all_evicted).then(|| input.now + SignedDuration::from_secs(1));
     Plan::settled(
         status(input, object, Some(record), state, scheduled),
         earliest(earliest(at, settle), overdue),
@@ -439,12 +466,17 @@ fn due(
     record: &Record,
     schedule: &RotationSchedule,
 ) -> Option<(Why, Option<String>, Timestamp)> {
-    let request = object.spec.rotation_request.clone().filter(|request| record.served_request.as_ref() != Some(request));
+    let request = object
+        .spec
+        .rotation_request
+        .clone()
+        .filter(|request| record.served_request.as_ref() != Some(request));
     let soonest = record.last_rotation + rotation::MIN_INTERVAL;
     let current = record.versions.iter().find(|version| version.version == record.current);
     let why = if current.is_some_and(|version| version.state == VersionState::Compromised) {
         Some(Why::Compromised)
-    } else if matches!(&input.account, AccountView::Ready { rotate_before: Some(before), .. } if record.last_rotation < *before) {
+    } else if matches!(&input.account, AccountView::Ready { rotate_before: Some(before), .. } if record.last_rotation < *before)
+    {
         Some(Why::RootCompromised)
     } else if request.is_some() {
         Some(Why::Request)
@@ -465,7 +497,9 @@ fn newly_compromised(object: &ServiceEncryptionKey, record: &Record) -> Vec<u32>
     let named = object.spec.compromised_versions.iter().filter_map(|version| parse_version(version));
     named
         .filter(|number| {
-            let usable = |version: &&Version| matches!(version.state, VersionState::Active | VersionState::Deactivated);
+            let usable = |version: &&Version| {
+                matches!(version.state, VersionState::Active | VersionState::Deactivated)
+            };
             record.versions.iter().filter(usable).any(|version| version.version == *number)
         })
         .collect()
@@ -506,9 +540,9 @@ fn fingerprint(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record
         hash.update([version.state as u8]);
     }
     hash.update([u8::from(object.spec.allow_compromised_decrypt)]);
-    for text in std::iter::once(input.tenant_name)
-        .chain(object.spec.clients.iter().flat_map(|client| [client.issuer.as_str(), client.subject.as_str()]))
-    {
+    for text in std::iter::once(input.tenant_name).chain(
+        object.spec.clients.iter().flat_map(|client| [client.issuer.as_str(), client.subject.as_str()]),
+    ) {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text);
     }
@@ -531,7 +565,8 @@ fn refused(
     reason: &str,
     message: &str,
 ) -> Plan<Effect, ServiceEncryptionKeyStatus> {
-    let state = if input.record.is_some() { EffectiveState::Unavailable } else { EffectiveState::Provisioning };
+    let state =
+        if input.record.is_some() { EffectiveState::Unavailable } else { EffectiveState::Provisioning };
     let mut status = status(input, object, input.record.as_ref(), state, None);
     let mut set = Conditions::of(Some(status.conditions.as_slice()), object.metadata.generation, input.now);
     set.set_false(conditions::READY, reason, message);
@@ -573,7 +608,11 @@ fn status(
         set.remove(conditions::EVICTED);
     }
     if let Some(at) = record.and_then(|record| record.recovered_at) {
-        set.set_true(conditions::RECOVERED, "Recovered", &format!("Came back with its history at {}.", at.strftime("%FT%TZ")));
+        set.set_true(
+            conditions::RECOVERED,
+            "Recovered",
+            &format!("Came back with its history at {}.", at.strftime("%FT%TZ")),
+        );
     }
     match next {
         Some(due) if due + OVERDUE <= input.now => set.set_true(
@@ -595,7 +634,8 @@ fn status(
             current: i32::try_from(edges.current).unwrap_or(i32::MAX),
             evicted: i32::try_from(if served { 0 } else { edges.evicted }).unwrap_or(i32::MAX),
         }),
-        versions: record.map_or_else(Vec::new, |record| record.versions.iter().take(10).map(version_status).collect()),
+        versions: record
+            .map_or_else(Vec::new, |record| record.versions.iter().take(10).map(version_status).collect()),
         conditions: set.done(),
         observed_generation: object.metadata.generation,
     }

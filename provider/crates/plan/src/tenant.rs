@@ -166,9 +166,16 @@ fn status(input: &Input<'_>, object: &Tenant, record: &Record, path: String) -> 
         .iter()
         .filter(|binding| binding.bound)
         .flat_map(|binding| binding.unaccepted_claims.iter())
-        .fold(String::new(), |all, claim| if all.is_empty() { claim.clone() } else { format!("{all}, {claim}") });
+        .fold(
+            String::new(),
+            |all, claim| if all.is_empty() { claim.clone() } else { format!("{all}, {claim}") },
+        );
     if unaccepted.is_empty() {
-        set.set_true(conditions::CLAIMS_ACCEPTED, "Accepted", "The binding accepts everything that the export asks for.");
+        set.set_true(
+            conditions::CLAIMS_ACCEPTED,
+            "Accepted",
+            "The binding accepts everything that the export asks for.",
+        );
     } else {
         set.set_false(
             conditions::CLAIMS_ACCEPTED,
@@ -183,13 +190,20 @@ fn status(input: &Input<'_>, object: &Tenant, record: &Record, path: String) -> 
         set.set_false(
             SINGLE_BINDING,
             "SeveralBindings",
-            format!("{} APIBindings in this workspace name this export. One is in use; delete the others.", input.bindings.len()),
+            format!(
+                "{} APIBindings in this workspace name this export. One is in use; delete the others.",
+                input.bindings.len()
+            ),
         );
     } else {
         set.remove(SINGLE_BINDING);
     }
     TenantStatus {
-        phase: Some(if record.operator_reason.is_some() { TenantPhase::Suspended } else { TenantPhase::Active }),
+        phase: Some(if record.operator_reason.is_some() {
+            TenantPhase::Suspended
+        } else {
+            TenantPhase::Active
+        }),
         logical_cluster: Some(input.cluster.to_owned()),
         path: Some(path),
         recovered: record.recovered,

@@ -53,9 +53,8 @@ impl Arena {
         }
         let first = chunk.cast::<[u8; KEY_LEN]>();
         // SAFETY: `index` stays within the chunk, whose start is page-aligned and not null.
-        self.free.extend(
-            (0..CHUNK / KEY_LEN).rev().filter_map(|index| NonNull::new(unsafe { first.add(index) })),
-        );
+        self.free
+            .extend((0..CHUNK / KEY_LEN).rev().filter_map(|index| NonNull::new(unsafe { first.add(index) })));
         Ok(())
     }
 }

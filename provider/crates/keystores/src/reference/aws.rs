@@ -71,7 +71,10 @@ impl Partition {
     fn holds(self, region: &str) -> bool {
         match self.region_prefix() {
             Some(prefix) => region.starts_with(prefix),
-            None => !Self::ALL.iter().filter_map(|other| other.region_prefix()).any(|other| region.starts_with(other)),
+            None => !Self::ALL
+                .iter()
+                .filter_map(|other| other.region_prefix())
+                .any(|other| region.starts_with(other)),
         }
     }
 
@@ -127,7 +130,10 @@ fn is_account(text: &str) -> bool {
 }
 
 fn is_key_id(text: &str) -> bool {
-    is_uuid(text) || text.strip_prefix("mrk-").is_some_and(|id| id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit()))
+    is_uuid(text)
+        || text
+            .strip_prefix("mrk-")
+            .is_some_and(|id| id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit()))
 }
 
 impl FromStr for AwsKey {

@@ -115,7 +115,8 @@ impl FromStr for AzureKey {
         let rest = text.strip_prefix("https://").ok_or_else(|| wrong("not an https URL"))?;
         let (host, path) = rest.split_once('/').ok_or_else(|| wrong("the URL names no key"))?;
         let host = host.to_ascii_lowercase();
-        let (vault, domain) = host.split_once('.').ok_or_else(|| wrong("the host is not a vault of Azure"))?;
+        let (vault, domain) =
+            host.split_once('.').ok_or_else(|| wrong("the host is not a vault of Azure"))?;
         let (cloud, kind) = Cloud::ALL
             .into_iter()
             .flat_map(|cloud| VaultKind::ALL.map(|kind| (cloud, kind)))

@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr};
 
 use super::{MAX_LEN, ReferenceError, is_name};
 
-const EXPECTED: &str = "projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY[/cryptoKeyVersions/N]";
+const EXPECTED: &str =
+    "projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY[/cryptoKeyVersions/N]";
 const EXPECTED_ACCOUNT: &str = "NAME@PROJECT.iam.gserviceaccount.com";
 
 /// A key, or one version of it.
@@ -41,7 +42,9 @@ fn is_id(text: &str) -> bool {
 fn is_project(text: &str) -> bool {
     let (domain, id) = text.split_once(':').unwrap_or(("", text));
     let part = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    is_name(id, 63, part) && (domain.is_empty() != text.contains(':')) && (domain.is_empty() || is_name(domain, 63, |c| part(c) || c == b'.'))
+    is_name(id, 63, part)
+        && (domain.is_empty() != text.contains(':'))
+        && (domain.is_empty() || is_name(domain, 63, |c| part(c) || c == b'.'))
 }
 
 impl FromStr for GcpKey {
@@ -57,7 +60,8 @@ impl FromStr for GcpKey {
             [.., "cryptoKeyVersions", version] if segments.len() == 10 => (&segments[..8], Some(version)),
             _ => (&segments[..], None),
         };
-        let ["projects", project, "locations", location, "keyRings", ring, "cryptoKeys", key] = head[..] else {
+        let ["projects", project, "locations", location, "keyRings", ring, "cryptoKeys", key] = head[..]
+        else {
             return Err(wrong("not the full name of a key"));
         };
         if !is_project(project) {

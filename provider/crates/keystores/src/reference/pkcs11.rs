@@ -32,7 +32,8 @@ impl FromStr for Pkcs11Key {
         }
         let (mut token, mut object, mut class) = (None, None, None);
         for attribute in path.split(';') {
-            let (name, value) = attribute.split_once('=').ok_or_else(|| wrong("an attribute has no value"))?;
+            let (name, value) =
+                attribute.split_once('=').ok_or_else(|| wrong("an attribute has no value"))?;
             let slot = match name {
                 "token" => &mut token,
                 "object" => &mut object,
@@ -47,8 +48,11 @@ impl FromStr for Pkcs11Key {
         if class.is_some_and(|class| class != "secret-key") {
             return Err(wrong("only keys of type secret-key are supported"));
         }
-        let token = token.filter(|label| (1..=32).contains(&label.len())).ok_or_else(|| wrong("no token label"))?;
-        let object = object.filter(|label| (1..=255).contains(&label.len())).ok_or_else(|| wrong("no object label"))?;
+        let token =
+            token.filter(|label| (1..=32).contains(&label.len())).ok_or_else(|| wrong("no token label"))?;
+        let object = object
+            .filter(|label| (1..=255).contains(&label.len()))
+            .ok_or_else(|| wrong("no object label"))?;
         Ok(Self { token, object })
     }
 }
@@ -65,7 +69,8 @@ fn decode(text: &str) -> Option<String> {
         rest = match first {
             b'%' => {
                 let (digits, tail) = tail.split_at_checked(2)?;
-                let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|c| c.is_ascii_hexdigit()))?;
+                let digits =
+                    std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|c| c.is_ascii_hexdigit()))?;
                 bytes.push(u8::from_str_radix(digits, 16).ok()?);
                 tail
             }

@@ -16,7 +16,10 @@ fn parse(kind: StoreKind, text: &str) -> Result<Reference, ReferenceError> {
 fn accepted_forms_are_their_own_canonical_form() {
     let accepted = [
         (StoreKind::AwsKms, format!("arn:aws:kms:eu-central-1:111122223333:key/{ID}")),
-        (StoreKind::AwsKms, "arn:aws:kms:us-east-1:111122223333:key/mrk-1234567890abcdef1234567890abcdef".into()),
+        (
+            StoreKind::AwsKms,
+            "arn:aws:kms:us-east-1:111122223333:key/mrk-1234567890abcdef1234567890abcdef".into(),
+        ),
         (StoreKind::AwsKms, "arn:aws:kms:ap-southeast-2:111122223333:alias/team/payments_1".into()),
         (StoreKind::AwsKms, format!("arn:aws-cn:kms:cn-north-1:111122223333:key/{ID}")),
         (StoreKind::AwsKms, format!("arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/{ID}")),
@@ -28,7 +31,10 @@ fn accepted_forms_are_their_own_canonical_form() {
         (StoreKind::AzureKeyVault, "https://acme.vault.azure.cn/keys/kek".into()),
         (StoreKind::AzureKeyVault, "https://acme.vault.usgovcloudapi.net/keys/kek".into()),
         (StoreKind::GcpKms, "projects/acme-1/locations/europe-west3/keyRings/r_1/cryptoKeys/k-1".into()),
-        (StoreKind::GcpKms, "projects/acme/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/12".into()),
+        (
+            StoreKind::GcpKms,
+            "projects/acme/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/12".into(),
+        ),
         (StoreKind::GcpKms, "projects/example.com:acme/locations/global/keyRings/r/cryptoKeys/k".into()),
         (StoreKind::ThalesHsm, "pkcs11:token=rot-eu;object=kek-1".into()),
         (StoreKind::ThalesHsm, "pkcs11:token=rot%20eu;object=%C3%A4%3B%2A".into()),
@@ -42,8 +48,16 @@ fn accepted_forms_are_their_own_canonical_form() {
 #[test]
 fn spellings_of_the_same_key_have_one_canonical_form() {
     for (kind, text, canonical) in [
-        (StoreKind::AzureKeyVault, "https://ACME.Vault.Azure.NET/keys/kek/", "https://acme.vault.azure.net/keys/kek"),
-        (StoreKind::ThalesHsm, "pkcs11:object=kek;type=secret-key;token=%72ot", "pkcs11:token=rot;object=kek"),
+        (
+            StoreKind::AzureKeyVault,
+            "https://ACME.Vault.Azure.NET/keys/kek/",
+            "https://acme.vault.azure.net/keys/kek",
+        ),
+        (
+            StoreKind::ThalesHsm,
+            "pkcs11:object=kek;type=secret-key;token=%72ot",
+            "pkcs11:token=rot;object=kek",
+        ),
     ] {
         assert_eq!(parse(kind, text).unwrap().to_string(), canonical);
     }
@@ -51,16 +65,45 @@ fn spellings_of_the_same_key_have_one_canonical_form() {
 
 #[test]
 fn hostile_aws_references_are_refused() {
-    let arn = |region: &str, account: &str, resource: &str| format!("arn:aws:kms:{region}:{account}:{resource}");
+    let arn =
+        |region: &str, account: &str, resource: &str| format!("arn:aws:kms:{region}:{account}:{resource}");
     let key = format!("key/{ID}");
-    let mut refused = vec![String::new(), ID.into(), "alias/mine".into(), "arn:aws:kms".into(), "a".repeat(10_000)];
-    for region in ["", "eu-central-1.evil.com", "eu-central-1/", "eu-central-1#", "evil", "EU-CENTRAL-1", "eu--1", "eu-central-1 ", "cn-north-1", "us-gov-west-1", "169.254.169.254", "localhost", "..", "*"] {
+    let mut refused =
+        vec![String::new(), ID.into(), "alias/mine".into(), "arn:aws:kms".into(), "a".repeat(10_000)];
+    for region in [
+        "",
+        "eu-central-1.evil.com",
+        "eu-central-1/",
+        "eu-central-1#",
+        "evil",
+        "EU-CENTRAL-1",
+        "eu--1",
+        "eu-central-1 ",
+        "cn-north-1",
+        "us-gov-west-1",
+        "169.254.169.254",
+        "localhost",
+        "..",
+        "*",
+    ] {
         refused.push(arn(region, "111122223333", &key));
     }
     for account in ["", "1234", "aws", "*", "1111222233334"] {
         refused.push(arn("eu-central-1", account, &key));
     }
-    for resource in ["", "key/", "key/x", "key/*", "alias/", "alias/a b", "alias/ä", "alias/*", &format!("{key}/x"), &format!("{key}:x"), ID] {
+    for resource in [
+        "",
+        "key/",
+        "key/x",
+        "key/*",
+        "alias/",
+        "alias/a b",
+        "alias/ä",
+        "alias/*",
+        &format!("{key}/x"),
+        &format!("{key}:x"),
+        ID,
+    ] {
         refused.push(arn("eu-central-1", "111122223333", resource));
     }
     refused.push(format!("arn:aws:s3:eu-central-1:111122223333:{key}"));
@@ -69,7 +112,16 @@ fn hostile_aws_references_are_refused() {
     for text in refused {
         assert!(parse(StoreKind::AwsKms, &text).is_err(), "{text}");
     }
-    for role in ["", "role/x", "arn:aws:iam::111122223333:user/x", "arn:aws:iam::1:role/x", "arn:aws:iam:eu-central-1:111122223333:role/x", "arn:aws:iam::111122223333:role/", "arn:aws:iam::111122223333:role/a b", "arn:aws:iam::111122223333:role/a*"] {
+    for role in [
+        "",
+        "role/x",
+        "arn:aws:iam::111122223333:user/x",
+        "arn:aws:iam::1:role/x",
+        "arn:aws:iam:eu-central-1:111122223333:role/x",
+        "arn:aws:iam::111122223333:role/",
+        "arn:aws:iam::111122223333:role/a b",
+        "arn:aws:iam::111122223333:role/a*",
+    ] {
         assert!(role.parse::<AwsRole>().is_err(), "{role}");
     }
     assert!("arn:aws:iam::111122223333:role/path/open.kcm+1".parse::<AwsRole>().is_ok());
@@ -118,17 +170,51 @@ fn hostile_azure_references_are_refused() {
 #[test]
 fn hostile_gcp_references_are_refused() {
     let key = "projects/acme/locations/global/keyRings/r/cryptoKeys/k";
-    let mut refused: Vec<String> = ["", "k", "projects/acme", "projects//locations/global/keyRings/r/cryptoKeys/k"].map(Into::into).into();
-    for tail in ["/", "/x", ":decrypt", "?x", "/cryptoKeyVersions", "/cryptoKeyVersions/", "/cryptoKeyVersions/0", "/cryptoKeyVersions/-1", "/cryptoKeyVersions/+1", "/cryptoKeyVersions/01", "/cryptoKeyVersions/1/x", "/cryptoKeyVersions/99999999999"] {
+    let mut refused: Vec<String> =
+        ["", "k", "projects/acme", "projects//locations/global/keyRings/r/cryptoKeys/k"]
+            .map(Into::into)
+            .into();
+    for tail in [
+        "/",
+        "/x",
+        ":decrypt",
+        "?x",
+        "/cryptoKeyVersions",
+        "/cryptoKeyVersions/",
+        "/cryptoKeyVersions/0",
+        "/cryptoKeyVersions/-1",
+        "/cryptoKeyVersions/+1",
+        "/cryptoKeyVersions/01",
+        "/cryptoKeyVersions/1/x",
+        "/cryptoKeyVersions/99999999999",
+    ] {
         refused.push(format!("{key}{tail}"));
     }
-    for (from, to) in [("acme", ".."), ("acme", "a/b"), ("acme", "A"), ("acme", ":x"), ("acme", "x:"), ("global", "*"), ("global", "Global"), ("/r/", "/r%2f/"), ("/r/", "/ä/"), ("projects", "folders")] {
+    for (from, to) in [
+        ("acme", ".."),
+        ("acme", "a/b"),
+        ("acme", "A"),
+        ("acme", ":x"),
+        ("acme", "x:"),
+        ("global", "*"),
+        ("global", "Global"),
+        ("/r/", "/r%2f/"),
+        ("/r/", "/ä/"),
+        ("projects", "folders"),
+    ] {
         refused.push(key.replacen(from, to, 1));
     }
     for text in refused {
         assert!(parse(StoreKind::GcpKms, &text).is_err(), "{text}");
     }
-    for account in ["", "x@evil.com", "x@p.iam.gserviceaccount.com.evil.com", "@p.iam.gserviceaccount.com", "a/b@p.iam.gserviceaccount.com", "x@.iam.gserviceaccount.com/.."] {
+    for account in [
+        "",
+        "x@evil.com",
+        "x@p.iam.gserviceaccount.com.evil.com",
+        "@p.iam.gserviceaccount.com",
+        "a/b@p.iam.gserviceaccount.com",
+        "x@.iam.gserviceaccount.com/..",
+    ] {
         assert!(account.parse::<ServiceAccount>().is_err(), "{account}");
     }
     assert!("openkcm@acme-1.iam.gserviceaccount.com".parse::<ServiceAccount>().is_ok());
@@ -179,8 +265,41 @@ fn any_kind() -> impl Strategy<Value = StoreKind> {
 
 /// Pieces of real references in any order: deeper than random text.
 fn mosaic() -> impl Strategy<Value = String> {
-    let pieces = ["arn:aws:", "kms:", "eu-central-1:", "111122223333:", "key/", ID, "alias/", "https://", "acme", ".vault.azure.net", "/keys/", VERSION, "/", "projects/", "locations/global/", "keyRings/r/", "cryptoKeys/k", "cryptoKeyVersions/1", "pkcs11:", "token=", "object=", ";", "%", "41", "?", "@", "#", "..", ":", "*", "é"];
-    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..12).prop_map(|pieces| pieces.concat())
+    let pieces = [
+        "arn:aws:",
+        "kms:",
+        "eu-central-1:",
+        "111122223333:",
+        "key/",
+        ID,
+        "alias/",
+        "https://",
+        "acme",
+        ".vault.azure.net",
+        "/keys/",
+        VERSION,
+        "/",
+        "projects/",
+        "locations/global/",
+        "keyRings/r/",
+        "cryptoKeys/k",
+        "cryptoKeyVersions/1",
+        "pkcs11:",
+        "token=",
+        "object=",
+        ";",
+        "%",
+        "41",
+        "?",
+        "@",
+        "#",
+        "..",
+        ":",
+        "*",
+        "é",
+    ];
+    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..12)
+        .prop_map(|pieces| pieces.concat())
 }
 
 proptest! {

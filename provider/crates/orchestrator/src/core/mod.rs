@@ -262,7 +262,8 @@ impl Core {
         self.next_slot += 1;
         self.index.insert(key.clone(), id);
         let (tenant_name, region) = (String::new(), None);
-        self.slots.insert(id, Slot { id: key, desired: None, revision: 0, tenant_name, region, outstanding: 0 });
+        self.slots
+            .insert(id, Slot { id: key, desired: None, revision: 0, tenant_name, region, outstanding: 0 });
         id
     }
 
@@ -284,7 +285,9 @@ impl Core {
 
     /// Puts whatever the edge must hear about the key into its queue, in the place of what waits there.
     fn enqueue(&mut self, now: Duration, edge_id: Uuid, slot_id: u32) {
-        let (Some(edge), Some(slot)) = (self.edges.get_mut(&edge_id), self.slots.get_mut(&slot_id)) else { return };
+        let (Some(edge), Some(slot)) = (self.edges.get_mut(&edge_id), self.slots.get_mut(&slot_id)) else {
+            return;
+        };
         let serve = match &slot.desired {
             Some(Desired::Serve(_)) => edge.may_have(slot),
             // Not our word to say, until we know all that there is.
@@ -326,7 +329,8 @@ impl Core {
     // ---- what people and callers hear ----
 
     pub(crate) fn distribution(&self, now: Duration, key: &KeyId) -> Distribution {
-        let settling = (!self.absent.is_empty() && now < self.settled_at).then(|| self.settled_at.saturating_sub(now));
+        let settling =
+            (!self.absent.is_empty() && now < self.settled_at).then(|| self.settled_at.saturating_sub(now));
         let mut distribution = Distribution { settling, ..Distribution::default() };
         let slot_id = self.index.get(key).copied();
         let slot = slot_id.and_then(|slot_id| self.slots.get(&slot_id));
@@ -376,8 +380,11 @@ impl Core {
         }
         let evicting: Vec<u32> = self.evicting.iter().copied().collect();
         for slot_id in evicting {
-            let ends = |edge: &Edge| edge.holdings.get(&slot_id).map_or(Duration::ZERO, |held| edge.usable_until(held));
-            let serve = self.slots.get(&slot_id).is_none_or(|slot| matches!(slot.desired, Some(Desired::Serve(_))));
+            let ends = |edge: &Edge| {
+                edge.holdings.get(&slot_id).map_or(Duration::ZERO, |held| edge.usable_until(held))
+            };
+            let serve =
+                self.slots.get(&slot_id).is_none_or(|slot| matches!(slot.desired, Some(Desired::Serve(_))));
             let pending = self.edges.values().any(|edge| ends(edge) > now);
             if serve {
                 self.evicting.remove(&slot_id);
@@ -396,7 +403,11 @@ impl Core {
             }
         }
         for (id, edge) in &self.edges {
-            if edge.stream.as_ref().is_some_and(|stream| stream.listed && !stream.synced && now >= stream.sync_by) {
+            if edge
+                .stream
+                .as_ref()
+                .is_some_and(|stream| stream.listed && !stream.synced && now >= stream.sync_by)
+            {
                 self.wake.push(*id);
             }
         }
@@ -442,11 +453,18 @@ impl Edge {
 fn may_have(slot: &Slot, identity: &Identity, subscription: &(Tenants, Option<String>)) -> bool {
     let region = |wanted: &Option<String>| wanted.is_none() || *wanted == slot.region;
     let tenant = |tenants: &Tenants| tenants.contains(&slot.tenant_name, &slot.id.cluster);
-    tenant(&identity.tenants) && region(&identity.region) && tenant(&subscription.0) && region(&subscription.1)
+    tenant(&identity.tenants)
+        && region(&identity.region)
+        && tenant(&subscription.0)
+        && region(&subscription.1)
 }
 
 /// What the edge is told of an evicted key; `None`: nothing, it forgets the name.
-fn evict_reason(slot: &Slot, identity: &Identity, subscription: &(Tenants, Option<String>)) -> Option<EvictReason> {
+fn evict_reason(
+    slot: &Slot,
+    identity: &Identity,
+    subscription: &(Tenants, Option<String>),
+) -> Option<EvictReason> {
     match &slot.desired {
         Some(Desired::Evicted { reason }) if may_have(slot, identity, subscription) => Some(*reason),
         _ => None,

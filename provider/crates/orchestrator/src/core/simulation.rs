@@ -27,10 +27,7 @@ use openkcm_secret::SecretKey;
 use uuid::Uuid;
 
 use super::{Core, Identity, MARGIN, Start};
-use crate::{
-    Desired, EvictReason, KeyId, KeyState, Tenants, Usable, Version,
-    wire::key_ref,
-};
+use crate::{Desired, EvictReason, KeyId, KeyState, Tenants, Usable, Version, wire::key_ref};
 
 const STEP: Duration = Duration::from_millis(10);
 const LEASE: Duration = Duration::from_secs(1);
@@ -281,7 +278,11 @@ impl World {
             for node in &self.nodes {
                 let wanted = (fact.truth == Truth::Serve).then_some(fact.current);
                 let uses = node.uses(self.now, &key_ref(&fact.id));
-                assert_eq!(uses, wanted, "{} after healing: {} of {:?}", node.identity.name, fact.id, fact.truth);
+                assert_eq!(
+                    uses, wanted,
+                    "{} after healing: {} of {:?}",
+                    node.identity.name, fact.id, fact.truth
+                );
             }
             let distribution = self.core.as_ref().unwrap().distribution(self.now, &fact.id);
             match fact.truth {
@@ -414,7 +415,9 @@ impl World {
         for node in &mut self.nodes {
             let id = node.identity.id;
             let stalled = node.stalled;
-            for connection in node.connections.iter_mut().filter(|connection| connection.incarnation == self.incarnation) {
+            for connection in
+                node.connections.iter_mut().filter(|connection| connection.incarnation == self.incarnation)
+            {
                 let mut broken = false;
                 while stalled[0] <= now
                     && !broken
@@ -437,7 +440,8 @@ impl World {
             // Given up by the edge, noticed here at some time.
             let chance = &mut self.chance;
             node.connections.retain(|connection| {
-                let noticed = connection.abandoned && stalled[0] <= now && chance.once_in(Duration::from_millis(500));
+                let noticed =
+                    connection.abandoned && stalled[0] <= now && chance.once_in(Duration::from_millis(500));
                 if noticed && connection.incarnation == self.incarnation {
                     core.detach(now, id, connection.number);
                 }
@@ -466,7 +470,8 @@ impl World {
             }
             return;
         };
-        let mut broken = (connection.incarnation != incarnation || !alive) && self.chance.once_in(Duration::from_millis(200));
+        let mut broken = (connection.incarnation != incarnation || !alive)
+            && self.chance.once_in(Duration::from_millis(200));
         if node.stalled[1] <= now {
             while let Some(orders) = connection.down.receive(now) {
                 for order in orders {
@@ -500,14 +505,23 @@ impl World {
                 .filter_map(|node| node.uses(now, &key).map(|current| (node.identity.name.as_str(), current)))
                 .collect();
             if fact.truth == Truth::Serve {
-                if let Some(distribution) = distribution.filter(|it| it.is_current() && it.settling.is_none()) {
+                if let Some(distribution) = distribution.filter(|it| it.is_current() && it.settling.is_none())
+                {
                     let current = users.values().all(|current| *current == fact.current);
-                    assert!(current, "{} is said to be v{} everywhere: {users:?} {distribution:?}", fact.id, fact.current);
+                    assert!(
+                        current,
+                        "{} is said to be v{} everywhere: {users:?} {distribution:?}",
+                        fact.id, fact.current
+                    );
                 }
                 continue;
             }
             fact.claimed |= distribution.as_ref().is_some_and(crate::Distribution::is_evicted);
-            assert!(!fact.claimed || users.is_empty(), "{} is said to be evicted: {users:?} {distribution:?}", fact.id);
+            assert!(
+                !fact.claimed || users.is_empty(),
+                "{} is said to be evicted: {users:?} {distribution:?}",
+                fact.id
+            );
             let late = fact.decided.is_some_and(|decided| now > decided + LEASE + MARGIN);
             assert!(!late || users.is_empty(), "{} outlived its lease: {users:?} {distribution:?}", fact.id);
         }

@@ -79,7 +79,9 @@ impl Core {
                 holding.queued = None;
                 holding.given_at = 0;
                 let awaited = std::mem::take(&mut holding.awaited);
-                if let Some(slot) = self.slots.get_mut(slot_id).filter(|slot| awaited == slot.revision && awaited != 0) {
+                if let Some(slot) =
+                    self.slots.get_mut(slot_id).filter(|slot| awaited == slot.revision && awaited != 0)
+                {
                     slot.outstanding = slot.outstanding.saturating_sub(1);
                     self.changing.insert(*slot_id);
                 }
@@ -97,7 +99,8 @@ impl Core {
     ) -> Result<(), StreamEnd> {
         let edge = self.edges.get_mut(&id).ok_or(StreamEnd::Replaced)?;
         edge.seen = now;
-        let stream = edge.stream.as_mut().filter(|stream| stream.number == number).ok_or(StreamEnd::Replaced)?;
+        let stream =
+            edge.stream.as_mut().filter(|stream| stream.number == number).ok_or(StreamEnd::Replaced)?;
         match message {
             wire::from_edge::Message::Hello(hello) => {
                 if stream.greeted || hello.protocol != PROTOCOL {
@@ -105,7 +108,8 @@ impl Core {
                 }
                 stream.greeted = true;
                 let asked = hello.subscription.unwrap_or_default();
-                let tenants = if asked.tenants.is_empty() { Tenants::All } else { Tenants::Only(asked.tenants) };
+                let tenants =
+                    if asked.tenants.is_empty() { Tenants::All } else { Tenants::Only(asked.tenants) };
                 edge.subscription = (tenants, Some(asked.region).filter(|region| !region.is_empty()));
                 Ok(())
             }
@@ -158,7 +162,10 @@ impl Core {
             let same = matches!(self.slots.get(&slot_id).and_then(|slot| slot.desired.as_ref()),
                 Some(Desired::Serve(state)) if state.fingerprint == fingerprint);
             let usable = if fingerprint == 0 { Usable::No } else { Usable::Yes };
-            edge.holdings.insert(slot_id, Holding::new(usable, if same { acked } else { 0 }, Some((index, fingerprint))));
+            edge.holdings.insert(
+                slot_id,
+                Holding::new(usable, if same { acked } else { 0 }, Some((index, fingerprint))),
+            );
         }
         if !held.last {
             return Ok(());
@@ -166,7 +173,8 @@ impl Core {
         stream.listed = true;
         // What the edge does not list it does not have.
         let listed: HashSet<u32> = stream.held.iter().copied().collect();
-        let lost: Vec<u32> = edge.holdings.keys().filter(|slot_id| !listed.contains(slot_id)).copied().collect();
+        let lost: Vec<u32> =
+            edge.holdings.keys().filter(|slot_id| !listed.contains(slot_id)).copied().collect();
         edge.holdings.retain(|slot_id, _| listed.contains(slot_id));
         for slot_id in lost {
             self.changing.insert(slot_id);
@@ -229,7 +237,10 @@ impl Core {
             if slot.revision == revision && holding.awaited == revision {
                 holding.awaited = 0;
                 slot.outstanding = slot.outstanding.saturating_sub(1);
-                if sent == Sent::Evict && !later && evict_reason(slot, &edge.identity, &edge.subscription).is_none() {
+                if sent == Sent::Evict
+                    && !later
+                    && evict_reason(slot, &edge.identity, &edge.subscription).is_none()
+                {
                     edge.holdings.remove(&slot_id);
                     gone.push(slot_id);
                 }
@@ -260,7 +271,9 @@ impl Core {
         for entry in usage.keys {
             let slot_id = entry.key.as_ref().and_then(key_id).and_then(|key| self.index.get(&key).copied());
             // An edge may count callers of keys that it holds, of nothing else.
-            let Some(slot_id) = slot_id.filter(|slot_id| edge.holdings.contains_key(slot_id)) else { continue };
+            let Some(slot_id) = slot_id.filter(|slot_id| edge.holdings.contains_key(slot_id)) else {
+                continue;
+            };
             let before = if entry.callers == 0 {
                 edge.callers.remove(&slot_id)
             } else {
@@ -282,7 +295,12 @@ impl Core {
 
     /// Orders to send now on the stream; empty when there are none, an error when the stream is not the edge's own
     /// any more. To be called again until it is empty.
-    pub(crate) fn poll(&mut self, now: Duration, id: Uuid, number: u64) -> Result<Vec<wire::Order>, StreamEnd> {
+    pub(crate) fn poll(
+        &mut self,
+        now: Duration,
+        id: Uuid,
+        number: u64,
+    ) -> Result<Vec<wire::Order>, StreamEnd> {
         let edge = self.edges.get_mut(&id).ok_or(StreamEnd::Replaced)?;
         let Some(stream) = edge.stream.as_mut().filter(|stream| stream.number == number) else {
             return Err(StreamEnd::Replaced);
@@ -305,7 +323,8 @@ impl Core {
         }
         while stream.unacknowledged() < WINDOW && orders.len() < BATCH {
             let Some(slot_id) = stream.evicts.pop_front() else { break };
-            let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id)) else {
+            let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id))
+            else {
                 continue;
             };
             let serve = matches!(slot.desired, Some(Desired::Serve(_)))
@@ -336,7 +355,8 @@ impl Core {
             let mut indices = Vec::new();
             while indices.len() < CONFIRM_BATCH {
                 let Some(slot_id) = stream.confirms.pop_front() else { break };
-                let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id)) else {
+                let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id))
+                else {
                     continue;
                 };
                 let Some(Desired::Serve(state)) = &slot.desired else { continue };
@@ -355,7 +375,9 @@ impl Core {
             if !indices.is_empty() {
                 let order = wire::order::Order::Confirm(wire::Confirm { held: indices });
                 let sequence = stream.order(&mut orders, order);
-                let sent = confirmed.into_iter().map(|(slot_id, revision)| (sequence, slot_id, Sent::Confirm, revision));
+                let sent = confirmed
+                    .into_iter()
+                    .map(|(slot_id, revision)| (sequence, slot_id, Sent::Confirm, revision));
                 stream.in_flight.extend(sent);
             }
         }
@@ -365,7 +387,8 @@ impl Core {
         }
         while stream.unacknowledged() < PUT_WINDOW && orders.len() < BATCH {
             let Some(slot_id) = stream.puts.pop_front() else { break };
-            let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id)) else {
+            let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id))
+            else {
                 continue;
             };
             let Some(Desired::Serve(state)) = &slot.desired else { continue };

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use openkcm_edge_protocol::orchestrator::{
-    self as wire, from_edge::Message,
-    order::Order,
-};
+use openkcm_edge_protocol::orchestrator::{self as wire, from_edge::Message, order::Order};
 use openkcm_secret::SecretKey;
 use uuid::Uuid;
 
@@ -38,7 +35,11 @@ fn serve(tenant: &str, fingerprint: u64) -> Desired {
         region: None,
         key_uuid: Uuid::nil(),
         current: 1,
-        versions: vec![Version { version: 1, material: SecretKey::random().unwrap(), usable: Usable::Encrypt }],
+        versions: vec![Version {
+            version: 1,
+            material: SecretKey::random().unwrap(),
+            usable: Usable::Encrypt,
+        }],
         dead_versions: Vec::new(),
         clients: Vec::new(),
         fingerprint,
@@ -201,7 +202,10 @@ fn a_cut_off_edge_is_pending_until_its_lease_has_surely_ended() {
     core.detach(NOW, EDGE, number);
     core.set(NOW, key("k"), Desired::Evicted { reason: EvictReason::Disabled });
     let soon = NOW + Duration::from_secs(2);
-    assert_eq!(core.distribution(soon, &key("k")).describe_eviction(), "evicted on 0/1, 1 lease ends in 3.1 s");
+    assert_eq!(
+        core.distribution(soon, &key("k")).describe_eviction(),
+        "evicted on 0/1, 1 lease ends in 3.1 s"
+    );
     assert!(!core.distribution(NOW + Duration::from_millis(5099), &key("k")).is_evicted());
     assert!(core.distribution(NOW + Duration::from_millis(5100), &key("k")).is_evicted());
     core.take_changed();

@@ -40,7 +40,8 @@ impl Provider {
             data_dir: data_dir.to_owned(),
             lease,
         };
-        let (orchestrator, driver) = Orchestrator::start(config, Arc::new(SystemClock::default())).await.unwrap();
+        let (orchestrator, driver) =
+            Orchestrator::start(config, Arc::new(SystemClock::default())).await.unwrap();
         let url = format!("https://{}", orchestrator.address());
         let driver = tokio::spawn(async move { driver.await.unwrap() });
         Self { orchestrator, url, data_dir: data_dir.to_owned(), driver }
@@ -142,8 +143,11 @@ pub fn serve(current: u32) -> Desired {
 }
 
 pub fn serve_as(tenant: &str, region: Option<&str>, current: u32) -> Desired {
-    let version =
-        |version| Version { version, material: SecretKey::from_bytes(&mut [version as u8; 32]).unwrap(), usable: Usable::Encrypt };
+    let version = |version| Version {
+        version,
+        material: SecretKey::from_bytes(&mut [version as u8; 32]).unwrap(),
+        usable: Usable::Encrypt,
+    };
     Desired::Serve(KeyState {
         tenant_name: tenant.into(),
         region: region.map(str::to_owned),
