@@ -18,6 +18,9 @@ import { applyTheme } from "./ui/theme.js";
 type Tab = "overview" | "accounts" | "keys" | "topology";
 const TABS: Tab[] = ["overview", "accounts", "keys", "topology"];
 
+/** Milliseconds out of sight after which the streams are closed; a list brings everything up to date on return. */
+const HIDDEN_FOR = 5 * 60_000;
+
 /** Screens by the first segment; all but the first one are loaded when they are wanted. */
 const LOAD: Record<string, () => Promise<unknown>> = {
   accounts: () => import("./screens/accounts.js"),
@@ -178,6 +181,13 @@ export class App extends LitElement {
     });
     window.addEventListener("offline", () => (this.offline = true));
     setInterval(() => (this.now = Date.now()), 10_000);
+    // The gateway has few streams for everybody: a page that nobody looks at gives its own back.
+    let idle: ReturnType<typeof setTimeout> | undefined;
+    document.addEventListener("visibilitychange", () => {
+      clearTimeout(idle);
+      if (document.hidden) idle = setTimeout(() => this.ctx?.fleet.close(), HIDDEN_FOR);
+      else this.ctx?.fleet.start();
+    });
     void this.follow();
   }
 

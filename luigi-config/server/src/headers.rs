@@ -22,10 +22,7 @@ impl Policy {
         let connect = origins(connect)?;
         let ancestors = origins(ancestors)?;
         let join = |own: &str, more: &[String]| {
-            std::iter::once(own.to_owned())
-                .chain(more.iter().cloned())
-                .collect::<Vec<_>>()
-                .join(" ")
+            std::iter::once(own.to_owned()).chain(more.iter().cloned()).collect::<Vec<_>>().join(" ")
         };
         // UI5 and Luigi set style attributes; no script is ever inline.
         let common = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; img-src 'self' data:; \
@@ -42,10 +39,7 @@ impl Policy {
         Ok(Self {
             mfe: mfe.parse()?,
             shell: shell.parse()?,
-            embedders: ancestors
-                .iter()
-                .map(|o| o.parse())
-                .collect::<Result<_, _>>()?,
+            embedders: ancestors.iter().map(|o| o.parse()).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -96,7 +90,11 @@ pub async fn secure(State(policy): State<Policy>, request: Request, next: Next) 
         headers.insert(
             header::CACHE_CONTROL,
             // Names under assets/ hold a hash of the content; everything else is asked for anew.
-            HeaderValue::from_static(if cacheable { "public, max-age=31536000, immutable" } else { "no-cache" }),
+            HeaderValue::from_static(if cacheable {
+                "public, max-age=31536000, immutable"
+            } else {
+                "no-cache"
+            }),
         );
     }
     if of_mfe {

@@ -64,10 +64,7 @@ async fn main() -> Result<()> {
         .with_context(|| format!("listening on {}", args.address))?;
     let address = listener.local_addr().context("reading the own address")?;
     let policy = headers::Policy::new(&args.connect_src, &args.frame_ancestors)?;
-    let proxy = args
-        .kcp_url
-        .map(|url| proxy::Proxy::new(url, args.kcp_ca.as_deref()))
-        .transpose()?;
+    let proxy = args.kcp_url.map(|url| proxy::Proxy::new(url, args.kcp_ca.as_deref())).transpose()?;
     let shell = match (args.shell_dir, args.shell_config) {
         (Some(dir), Some(config)) => Some(shell::Shell::new(dir, &config, address, proxy.is_some())?),
         _ => None,
@@ -75,10 +72,7 @@ async fn main() -> Result<()> {
     // The line that a starting script waits for; nothing else goes to stdout.
     println!("http://{address}/");
     let router = server::router(&args.mfe_dir, shell, proxy, policy);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stopped())
-        .await
-        .context("serving")
+    axum::serve(listener, router).with_graceful_shutdown(stopped()).await.context("serving")
 }
 
 /// Resolves on SIGTERM or SIGINT.

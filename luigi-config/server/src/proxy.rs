@@ -24,10 +24,7 @@ impl Proxy {
     /// `base` is the server's address without `/clusters/…`.
     pub fn new(base: Url, ca: Option<&Path>) -> Result<Self> {
         ensure!(base.scheme() == "https", "kcp is reached over https, not {base}");
-        ensure!(
-            matches!(base.path(), "" | "/"),
-            "the address of kcp without a path is wanted, not {base}"
-        );
+        ensure!(matches!(base.path(), "" | "/"), "the address of kcp without a path is wanted, not {base}");
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -49,9 +46,13 @@ fn allowed(method: &Method, path: &str) -> bool {
     let Some((workspace, rest)) = path.strip_prefix("clusters/").and_then(|p| p.split_once('/')) else {
         return false;
     };
-    let named = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b));
+    let named =
+        |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b));
     // Percent signs and dot segments have no place in any of these, so no second reading of the path can differ.
-    if !named(workspace) || !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-./:".contains(&b)) || rest.split('/').any(|s| s.is_empty() || s == "." || s == "..") {
+    if !named(workspace)
+        || !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-./:".contains(&b))
+        || rest.split('/').any(|s| s.is_empty() || s == "." || s == "..")
+    {
         return false;
     }
     let read = method == Method::GET;
@@ -106,9 +107,7 @@ pub async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
                     response.headers_mut().insert(name, value.clone());
                 }
             }
-            response
-                .headers_mut()
-                .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             *response.body_mut() = Body::from_stream(answer.bytes_stream());
             response
         }
@@ -128,7 +127,10 @@ mod tests {
     fn only_what_the_console_asks_passes() {
         for (method, path) in [
             (Method::GET, "clusters/root:acme/apis/openkcm.io/v1alpha1/accounts"),
-            (Method::PATCH, "clusters/root:acme/apis/openkcm.io/v1alpha1/namespaces/a/serviceencryptionkeys/k"),
+            (
+                Method::PATCH,
+                "clusters/root:acme/apis/openkcm.io/v1alpha1/namespaces/a/serviceencryptionkeys/k",
+            ),
             (Method::POST, "clusters/root:acme/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"),
             (Method::GET, "clusters/1a2b3c/api/v1/namespaces/default/events"),
             (Method::GET, "clusters/1a2b3c/api/v1/namespaces"),

@@ -18,17 +18,13 @@ fn files(dir: &Path) -> ServeDir {
 
 /// The whole server.
 pub fn router(mfe: &Path, shell: Option<Shell>, proxy: Option<Proxy>, policy: Policy) -> Router {
-    let mut router = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .nest_service("/mfe", files(mfe));
+    let mut router = Router::new().route("/healthz", get(|| async { "ok" })).nest_service("/mfe", files(mfe));
     if let Some(proxy) = proxy {
         router = router.route("/kcp/{*path}", any(proxy::forward).with_state(proxy));
     }
     if let Some(shell) = shell {
         // Luigi routes by path: whatever is no file is the shell's page.
-        let index = ServeFile::new(shell.dir.join("index.html"))
-            .precompressed_br()
-            .precompressed_gzip();
+        let index = ServeFile::new(shell.dir.join("index.html")).precompressed_br().precompressed_gzip();
         let pages = files(&shell.dir).fallback(index);
         router = router
             .route("/shell/config", post(shell::config).with_state(shell.clone()))
@@ -57,7 +53,11 @@ mod tests {
         std::fs::write(dir.path().join("token"), "s3cret\n").unwrap();
         let config = dir.path().join("shell.json");
         let token = dir.path().join("token");
-        std::fs::write(&config, serde_json::json!({"workspace": "root:demo", "tokenFile": token}).to_string()).unwrap();
+        std::fs::write(
+            &config,
+            serde_json::json!({"workspace": "root:demo", "tokenFile": token}).to_string(),
+        )
+        .unwrap();
         let shell = Shell::new(pages, &config, "127.0.0.1:7".parse().unwrap(), true).unwrap();
         let policy = Policy::new(
             &["https://gateway.example".parse().unwrap()],
@@ -109,7 +109,9 @@ mod tests {
         assert_eq!(got.status(), StatusCode::OK);
         assert_eq!(got.headers()[header::CACHE_CONTROL], "no-store");
         for request in [
-            Request::post("/shell/session").header(header::HOST, "127.0.0.1:7").header("x-openkcm-shell", "1"),
+            Request::post("/shell/session")
+                .header(header::HOST, "127.0.0.1:7")
+                .header("x-openkcm-shell", "1"),
             Request::post("/shell/session")
                 .header(header::HOST, "127.0.0.1:7")
                 .header("sec-fetch-site", "cross-site")

@@ -45,8 +45,10 @@ pub struct Shell {
 impl Shell {
     /// `proxied`: kcp is offered under `/kcp/`.
     pub fn new(dir: PathBuf, config: &Path, address: SocketAddr, proxied: bool) -> Result<Self> {
-        let text = std::fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
-        let config: Config = serde_json::from_str(&text).with_context(|| format!("reading {}", config.display()))?;
+        let text =
+            std::fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
+        let config: Config =
+            serde_json::from_str(&text).with_context(|| format!("reading {}", config.display()))?;
         ensure!(
             proxied || config.kcp_url.is_some(),
             "the shell needs a way to kcp: --kcp-url, or kcpUrl in its configuration"
@@ -86,9 +88,7 @@ fn content(origin: &str) -> Result<Value> {
 
 fn no_store(body: Value) -> Response {
     let mut response = Json(body).into_response();
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

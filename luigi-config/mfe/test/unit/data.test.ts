@@ -181,6 +181,12 @@ describe.each(ADAPTERS)("%s", (_name, make) => {
     expect(c.items.has(gone!)).toBe(false);
     c.close();
     await until(() => world.streams === 0);
+    // A page that was out of sight for long comes back with everything that happened meanwhile.
+    const [next] = [...world.objects.ServiceEncryptionKey.keys()];
+    world.remove("ServiceEncryptionKey", next!, false);
+    c.start();
+    await until(() => world.streams === 1 && c.items.size === 28);
+    c.close();
   });
 
   test("a collection without a session sends no more requests, until it is asked to", async () => {
