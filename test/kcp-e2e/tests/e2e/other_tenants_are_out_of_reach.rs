@@ -24,7 +24,7 @@ fn only_service_accounts_of_the_workspace_and_namespace_may_use_a_key() {
 
         // Another namespace of the same workspace.
         let neighbour = team.application_at(0, "web/app", &tenant).await?;
-        refused(&neighbour, &sealed, "unknown-key")?;
+        refused(&neighbour, &sealed, "not-allowed")?;
 
         // The same names in another workspace, asking for this tenant; and for a tenant that does not exist: no difference
         // that would tell it what exists.
