@@ -219,14 +219,18 @@ export class App extends LitElement {
           : undefined;
       if (port) {
         const fleet = new Fleet(port, namespace);
-        const redraw = () => this.revision++;
+        const redraw = () => {
+          // The shell's newer token may come before the refusal of the old one has been noticed.
+          if (!this.session.expired && fleet.all.some((c) => c.error?.fault === "session")) fleet.retry();
+          this.revision++;
+        };
         fleet.addEventListener("change", () => {
           if (this.ctx?.fleet === fleet) redraw();
         });
         this.ctx = { session: this.session, port, fleet, rights: new Rights(port, redraw), say: (text, tone) => this.say(text, tone) };
         fleet.start();
       }
-    } else if (this.ctx?.fleet.keys.error?.fault === "session" && !this.session.expired) {
+    } else if (!this.session.expired && this.ctx?.fleet.all.some((c) => c.error?.fault === "session")) {
       this.ctx.fleet.retry();
     }
   }

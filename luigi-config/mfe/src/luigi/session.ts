@@ -3,7 +3,7 @@ import { gatewayUrl } from "../data/graphql.js";
 import type { TokenSource } from "../data/port.js";
 import type { Params } from "../model/filter.js";
 import { mapTheme, type Theme } from "./theme.js";
-import { ending, expiry, newest } from "./token.js";
+import { expiry, newest } from "./token.js";
 
 /** What the portal puts into the context; every member may be missing. */
 interface PortalContext {
@@ -54,6 +54,8 @@ export class Session extends EventTarget implements TokenSource {
   locale = "en";
   /** Set when the shell had no newer token after a refusal. */
   expired = false;
+  /** The token that was refused when the shell had no newer one. */
+  private refused?: string;
   /** Node parameters that the shell has said or that we set, newest last. */
   private heard: string[] = [];
   private backdrops = 0;
@@ -74,7 +76,8 @@ export class Session extends EventTarget implements TokenSource {
 
   private take(context: unknown): void {
     this.context = (context ?? {}) as PortalContext;
-    if (!ending(this.token(), Date.now())) this.expired = false;
+    const token = this.token();
+    if (token && token !== this.refused) this.expired = false;
     this.takeRoute();
     const shown = LuigiClient.uxManager().getCurrentTheme() || new URLSearchParams(location.search).get("sap-theme");
     this.theme = mapTheme(shown, matchMedia("(prefers-color-scheme: dark)").matches);
@@ -119,17 +122,17 @@ export class Session extends EventTarget implements TokenSource {
     const before = this.token();
     // A navigation that changes nothing is the only thing that makes Luigi send the context anew.
     const updated = new Promise<void>((resolve) => {
-      let listening = false;
-      const done = () => {
-        // Luigi calls a new listener at once with the context that it already has; that is not the answer.
-        if (!listening) return;
+      const finish = () => {
         clearTimeout(timer);
         LuigiClient.removeContextUpdateListener(id);
         resolve();
       };
-      const timer = setTimeout(done, 5_000);
-      const id = LuigiClient.addContextUpdateListener(done);
-      listening = true;
+      const timer = setTimeout(finish, 5_000);
+      // Updates about other things come too, and the first one at once, with what is already known.
+      let id = "";
+      id = LuigiClient.addContextUpdateListener(() => {
+        if (id && this.token() !== before) finish();
+      });
     });
     LuigiClient.addNodeParams({ ...this.route.params, [RENEW]: String(Date.now() % 100_000) }, false);
     await updated;
@@ -137,6 +140,7 @@ export class Session extends EventTarget implements TokenSource {
     const better = !!fresh && fresh !== before && expiry(fresh) >= expiry(before);
     if (!better) {
       this.expired = true;
+      this.refused = fresh;
       this.dispatchEvent(new Event("change"));
     }
     return better;

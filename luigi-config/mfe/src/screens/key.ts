@@ -9,7 +9,7 @@ import { absolute, number, t, tn, tv, type Key } from "../i18n/index.js";
 import { rotateNow, setSchedule, setState } from "../model/actions.js";
 import { condition, keyState, rotationPending, type Happening, type ServiceKey } from "../model/kinds.js";
 import { toYaml } from "../model/manifest.js";
-import { parseSchedule, PRESETS } from "../model/schedule.js";
+import { parseSchedule } from "../model/schedule.js";
 import { badge, empty, fact, progress, skeleton, tag, when } from "../ui/bits.js";
 import { history } from "../ui/history.js";
 import { styles } from "../ui/styles.js";
@@ -203,21 +203,16 @@ export class KeyScreen extends View {
       <ui5-input
         id="schedule"
         accessible-name=${t("key.schedule")}
-        show-suggestions
         .value=${this.draft}
-        value-state=${ok ? "None" : "Negative"}
         @input=${(e: Event) => (this.draft = (e.target as HTMLInputElement).value)}
-        @change=${(e: Event) => (this.draft = (e.target as HTMLInputElement).value)}
         @keydown=${(e: KeyboardEvent) => {
           if (e.key === "Enter") void this.saveSchedule(k);
           if (e.key === "Escape") this.editing = false;
         }}
-      >
-        ${PRESETS.map((p) => html`<ui5-suggestion-item text=${p}></ui5-suggestion-item>`)}
-        <div slot="valueStateMessage">${t("schedule.grammar")}</div>
-      </ui5-input>
+      ></ui5-input>
       ${this.button({ id: "save-schedule", text: t("action.save"), design: "Emphasized", disabled: !ok, busy: this.busy === "schedule", click: () => void this.saveSchedule(k) })}
       <ui5-button design="Transparent" @click=${() => (this.editing = false)}>${t("action.cancel")}</ui5-button>
+      <p role="status" class="small ${ok ? "muted" : "row"}">${ok ? nothing : html`<ui5-icon name="status-critical" style="color: var(--sapCriticalElementColor)"></ui5-icon>`}${t("schedule.grammar")}</p>
     </div>`;
   }
 
