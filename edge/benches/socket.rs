@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 #[path = "../tests/common/mod.rs"]
-#[allow(dead_code)]
 mod common;
 
 use std::{

@@ -72,9 +72,9 @@ async fn find_key(ledger: &Ledger, tenant: &TenantRow, text: &str) -> anyhow::Re
     key.with_context(|| format!("tenant {} has no key {text:?} in the ledger", tenant.cluster))
 }
 
-fn table(header: &[&str], rows: Vec<Vec<String>>) {
+fn table(header: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in &rows {
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -84,7 +84,7 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) {
         println!("{}", cells.join("   ").trim_end());
     };
     line(&mut header.iter().copied());
-    for row in &rows {
+    for row in rows {
         line(&mut row.iter().map(String::as_str));
     }
 }
@@ -107,8 +107,8 @@ pub async fn tenants(command: TenantsCommand) -> anyhow::Result<()> {
                     row.operator_reason.clone().unwrap_or_else(|| "-".to_owned()),
                 ]
             };
-            let rows = ledger.tenants().await?.into_iter().map(row).collect();
-            table(&["LOGICAL CLUSTER", "PATH", "STATE", "KEPT UNTIL", "SUSPENDED BECAUSE"], rows);
+            let rows: Vec<_> = ledger.tenants().await?.into_iter().map(row).collect();
+            table(&["LOGICAL CLUSTER", "PATH", "STATE", "KEPT UNTIL", "SUSPENDED BECAUSE"], &rows);
         }
         TenantsCommand::Suspend { ledger, tenant, reason } => {
             let ledger = open(&ledger).await?;
@@ -143,13 +143,13 @@ pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
         keys.len(),
         namespaces.len()
     );
-    let rows = keys
+    let rows: Vec<_> = keys
         .into_iter()
         .map(|key| {
             vec![key.namespace, key.name, format!("v{}", key.current_version), time(Some(key.last_rotation))]
         })
         .collect();
-    table(&["NAMESPACE", "NAME", "VERSION", "LAST ROTATION"], rows);
+    table(&["NAMESPACE", "NAME", "VERSION", "LAST ROTATION"], &rows);
     Ok(())
 }
 
@@ -178,7 +178,7 @@ pub async fn keys(command: KeysCommand) -> anyhow::Result<()> {
             }
             table(
                 &["LOGICAL CLUSTER", "KEY", "ACCOUNT", "STATE", "VERSION", "LAST ROTATION", "KEPT UNTIL"],
-                rows,
+                &rows,
             );
         }
         KeysCommand::History { ledger, tenant, key } => {
@@ -194,8 +194,8 @@ pub async fn keys(command: KeysCommand) -> anyhow::Result<()> {
                     time(version.destroyed_at),
                 ]
             };
-            let rows = ledger.history(key.id).await?.into_iter().map(row).collect();
-            table(&["VERSION", "STATE", "ACCOUNT KEY", "CREATED", "DESTROYED"], rows);
+            let rows: Vec<_> = ledger.history(key.id).await?.into_iter().map(row).collect();
+            table(&["VERSION", "STATE", "ACCOUNT KEY", "CREATED", "DESTROYED"], &rows);
         }
         KeysCommand::Undelete { ledger, tenant, key } => {
             let ledger = open(&ledger).await?;
@@ -270,8 +270,8 @@ pub fn edges(command: EdgesCommand) -> anyhow::Result<()> {
                     if edge.revoked { "revoked" } else { "" }.to_owned(),
                 ]
             };
-            let rows = list_edges(&args.data_dir)?.into_iter().map(row).collect();
-            table(&["NAME", "ID", "REGION", "TENANTS", "JOINED", "CERTIFICATE ENDS", ""], rows);
+            let rows: Vec<_> = list_edges(&args.data_dir)?.into_iter().map(row).collect();
+            table(&["NAME", "ID", "REGION", "TENANTS", "JOINED", "CERTIFICATE ENDS", ""], &rows);
         }
     }
     Ok(())

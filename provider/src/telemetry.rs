@@ -1,5 +1,7 @@
 //! Logs, and traces over OTLP when configured.
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
@@ -23,8 +25,12 @@ impl Telemetry {
     /// Installs the process's subscriber. `otlp_endpoint` is the base URL of an OTLP/HTTP collector.
     pub fn install(format: LogFormat, filter: &str, otlp_endpoint: Option<&str>) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(filter).context("parse --log")?;
-        let text = (format == LogFormat::Text)
-            .then(|| tracing_subscriber::fmt::layer().with_target(true).with_writer(std::io::stderr));
+        let text = (format == LogFormat::Text).then(|| {
+            tracing_subscriber::fmt::layer()
+                .with_target(true)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(std::io::stderr)
+        });
         let json = (format == LogFormat::Json).then(|| {
             tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)
         });

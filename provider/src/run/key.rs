@@ -24,6 +24,7 @@ use openkcm_plan::{
 use super::{
     account::AccountSnapshot,
     provider::{Flow, Provider, WRITTEN, lock, settle, until},
+    subject::Subject,
 };
 
 struct KeySnapshot {
@@ -95,7 +96,10 @@ impl Provider {
                 self.note_transition(cluster, object, &conditions, &status.conditions);
             }
         }
-        let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
+        let Some(effect) = plan.effect else {
+            self.planned(id);
+            return Ok(Flow::Wait(until(now, plan.next)));
+        };
         if !owned && !matches!(effect, Effect::Load { .. } | Effect::Serve { .. } | Effect::Evict(_)) {
             return Ok(Flow::Wait(Some(Duration::from_secs(5))));
         }
@@ -106,6 +110,15 @@ impl Provider {
             self.note(cluster, object, event);
         }
         Ok(flow)
+    }
+
+    /// Notes that what edges should hold of the key has been decided.
+    fn planned(&self, id: &KeyId) {
+        if let Some(unplanned) = &mut *lock(&self.unplanned)
+            && !unplanned.is_empty()
+        {
+            unplanned.remove(&Subject::Key(id.cluster.clone(), id.namespace.clone(), id.name.clone()));
+        }
     }
 
     fn edges(&self, id: &KeyId, distribution: &Distribution) -> Edges {

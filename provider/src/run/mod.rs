@@ -221,12 +221,13 @@ async fn first_round(provider: &Provider) -> anyhow::Result<()> {
             continue;
         }
         provider.queue.add(Subject::Tenant(row.cluster.clone()));
-        for key in provider.ledger.keys(row.id).await? {
+        // What is unbound is on no edge, and nobody may ever see its workspace again.
+        for key in provider.ledger.keys(row.id).await?.into_iter().filter(|_| row.unbound_at.is_none()) {
             unplanned.insert(Subject::Key(row.cluster.clone(), key.namespace, key.name));
         }
         provider.wake_workspace(&row).await?;
     }
-    *lock(&provider.unplanned) = unplanned;
+    *lock(&provider.unplanned) = Some(unplanned);
     Ok(())
 }
 
@@ -236,8 +237,8 @@ async fn first_plans(provider: Arc<Provider>) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(200));
     loop {
         tick.tick().await;
-        let planned =
-            provider.world.synced() && lock(&provider.unplanned).is_empty() && provider.roots.is_idle();
+        let all = lock(&provider.unplanned).as_ref().is_some_and(HashSet::is_empty);
+        let planned = provider.world.synced() && all && provider.roots.is_idle();
         if planned || begun.elapsed() > FIRST_PLANS {
             provider.orchestrator.ready();
             tracing::info!(after = ?begun.elapsed(), "every key was planned once; edges drop what is gone");

@@ -54,8 +54,8 @@ pub struct Provider {
     pub absent: Mutex<HashMap<LogicalCluster, Timestamp>>,
     /// What the orchestrator was last told of each key.
     pub handed_out: Mutex<HashMap<KeyId, HandedOut>>,
-    /// Service keys that were not planned yet since the start.
-    pub unplanned: Mutex<HashSet<Subject>>,
+    /// Service keys that were not planned yet since the start; none before they are counted.
+    pub unplanned: Mutex<Option<HashSet<Subject>>>,
     /// Keys that the ledger refused to make, and why, until an operator changes something.
     pub refused: Mutex<HashMap<KeyId, String>>,
 }
@@ -93,10 +93,7 @@ impl Provider {
         };
         self.counters.round(subject.kind(), result.is_ok());
         match result {
-            Ok(next) => {
-                lock(&self.unplanned).remove(&subject);
-                next.map_or(Outcome::Done, Outcome::After)
-            }
+            Ok(next) => next.map_or(Outcome::Done, Outcome::After),
             Err(error) => {
                 // A conflict is the normal answer to a stale cache: the watch brings the newer object.
                 let conflict = error.downcast_ref::<openkcm_logical::ClientError>().is_some_and(|error| {

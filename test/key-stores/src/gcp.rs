@@ -213,6 +213,7 @@ fn bytes(request: &Value, field: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether the checksum, if there is one, fits; `Err` if it does not.
+#[allow(clippy::result_large_err)] // axum's own response
 fn checked(request: &Value, field: &str, content: &[u8]) -> Result<bool, Response> {
     let given = match &request[field] {
         Value::Null => return Ok(false),

@@ -29,7 +29,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("serve") => synthetic::serve(),
         Some("measure") => {
-            runtime().block_on(measure(arguments[1].parse().unwrap(), arguments[2] == "compact"))
+            runtime().block_on(measure(arguments[1].parse().unwrap(), arguments[2] == "compact"));
         }
         _ => table(&arguments),
     }

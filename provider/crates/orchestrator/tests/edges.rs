@@ -59,8 +59,8 @@ async fn changes_name_the_key_whose_eviction_is_complete() {
     eventually("v1 is at the edge", || edge.holds(&k) == Some(1)).await;
     provider.orchestrator.set(k.clone(), evicted());
     loop {
-        let changed = tokio::time::timeout(common::PATIENCE, changes.next()).await.unwrap();
-        assert_eq!(changed, k);
+        let told = tokio::time::timeout(common::PATIENCE, changes.next()).await.unwrap();
+        assert_eq!(told, k);
         if provider.orchestrator.distribution(&k).is_evicted() {
             break;
         }

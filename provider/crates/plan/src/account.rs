@@ -457,7 +457,7 @@ fn status(input: &Input<'_>, object: &Account, record: &Record) -> AccountStatus
         set.remove(conditions::DELETION_BLOCKED);
     }
     let phase = if deleting {
-        set.set_false(conditions::READY, "Deleting", "The Account is being deleted.".to_owned());
+        set.set_false(conditions::READY, "Deleting", "The Account is being deleted.");
         AccountPhase::Deleting
     } else if record.current.is_none() {
         let (reason, message) = match input.desired.failure() {

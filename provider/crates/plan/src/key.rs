@@ -325,7 +325,7 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
             Some(why) => refused(input, object, reasons::LEDGER_BEHIND, why),
             None => create(input, *version),
         },
-        (Some(record), _) => live(input, object, record, &schedule),
+        (Some(record), _) => live(input, object, record, schedule),
     }
 }
 
@@ -398,7 +398,7 @@ fn live(
     input: &Input<'_>,
     object: &ServiceEncryptionKey,
     record: &Record,
-    schedule: &RotationSchedule,
+    schedule: RotationSchedule,
 ) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     let compromised = newly_compromised(object, record);
     if !compromised.is_empty() {
@@ -449,12 +449,12 @@ fn live(
     )
 }
 
-fn period(schedule: &RotationSchedule) -> Option<SignedDuration> {
+fn period(schedule: RotationSchedule) -> Option<SignedDuration> {
     schedule.seconds().map(|seconds| SignedDuration::from_secs(seconds.into()))
 }
 
 /// When the schedule wants the next version.
-fn scheduled(record: &Record, schedule: &RotationSchedule) -> Option<Timestamp> {
+fn scheduled(record: &Record, schedule: RotationSchedule) -> Option<Timestamp> {
     let period = period(schedule)?;
     rotation::next_rotation(record.last_rotation, period, &record.id, record.current)
 }
@@ -464,7 +464,7 @@ fn due(
     input: &Input<'_>,
     object: &ServiceEncryptionKey,
     record: &Record,
-    schedule: &RotationSchedule,
+    schedule: RotationSchedule,
 ) -> Option<(Why, Option<String>, Timestamp)> {
     let request = object
         .spec

@@ -25,7 +25,7 @@ fn share(key_id: &[u8; 16], version: u32, purpose: &[u8]) -> i64 {
     let number = u64::from_be_bytes([
         digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
     ]);
-    (number % 1_000_000) as i64
+    i64::try_from(number % 1_000_000).unwrap_or_default()
 }
 
 fn part_of(duration: SignedDuration, millionths: i64) -> SignedDuration {

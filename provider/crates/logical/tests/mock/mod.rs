@@ -370,6 +370,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // a stream outlives its caller
 fn watch_stream(
     world: Arc<Mutex<World>>,
     changed: Arc<watch::Sender<u64>>,
