@@ -2,6 +2,7 @@
 //! processes of its own.
 
 use std::{
+    ffi::OsString,
     fs,
     io::Write as _,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -77,6 +78,8 @@ impl Plan {
 #[derive(Debug)]
 pub struct Installation {
     plan: Plan,
+    /// Variables of the provider: what its PKCS#11 library reads.
+    environment: Vec<(String, OsString)>,
     provider: Option<Process>,
     edges: Vec<Edge>,
 }
@@ -95,7 +98,8 @@ impl Installation {
         plan.write_settings(kcp, stores).await?;
         plan.publish(kcp)?;
         let provider = plan.kept("provider");
-        let mut installation = Self { plan, provider, edges: Vec::new() };
+        let environment = stores.environment();
+        let mut installation = Self { plan, environment, provider, edges: Vec::new() };
         installation.start_provider().await?;
         for number in 1..=installation.plan.edges {
             installation.start_edge(&format!("edge-{number}")).await?;
@@ -151,6 +155,8 @@ impl Installation {
                 .arg("--key-stores")
                 .arg(plan.folder.join("key-stores.yaml"));
             let recipe = plan.provider_flags.iter().fold(recipe, Recipe::arg);
+            let recipe =
+                self.environment.iter().fold(recipe, |recipe, (name, value)| recipe.env(name, value));
             self.provider = Some(Process::start(&recipe, &plan.logs(), plan.lifetime)?);
         }
         let provider = self.provider.as_mut().context("a provider that was just started")?;

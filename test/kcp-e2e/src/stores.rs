@@ -1,22 +1,38 @@
 //! The key stores that the tests and `make up` run, and what their owner does in them.
 
+mod contract;
+mod hsm;
+
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
+use serde::{Deserialize, Serialize};
 
+use self::{contract::Contract, hsm::Hsm};
 use crate::{
     installation::write_private,
     paths,
-    process::{Lifetime, Process, Recipe},
+    process::{Lifetime, Process, Recipe, free_ports},
     wait::within,
 };
 
 /// The access key of the test servers; LocalStack takes any.
 pub const AWS_ACCESS_KEY: (&str, &str) = ("AKIAIOSFODNN7EXAMPLE", "canary-secret-of-the-aws-access-key");
+/// The secret that every application has at the contract server of Azure.
+pub const AZURE_CLIENT_SECRET: &str = "test-client-secret";
+/// The PIN of the HSM's token.
+pub const HSM_PIN: &str = "canary-pin-of-the-hsm";
+
+/// A directory of the test tenant, and the provider's application in it.
+const AZURE_DIRECTORY: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+const AZURE_APPLICATION: &str = "0e9a7c3e-5a44-4a52-9d0d-0a5d9d1a8b11";
+const AZURE_VAULT: &str = "openkcm.vault.azure.net";
+const GCP_KEYS: &str = "projects/openkcm/locations/europe-west3/keyRings/openkcm/cryptoKeys";
 
 fn script(name: &str) -> PathBuf {
     paths::work_tree().join("test/key-stores").join(name)
@@ -137,27 +153,208 @@ impl Kms {
     }
 }
 
-/// The key stores that an installation may use, as its operator configures them.
+/// A kind of key store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// AWS KMS.
+    Aws,
+    /// Azure Key Vault.
+    Azure,
+    /// Google Cloud KMS.
+    Gcp,
+    /// A token of an HSM.
+    Hsm,
+}
+
+impl Store {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Aws, Self::Azure, Self::Gcp, Self::Hsm];
+
+    /// A short name: of Accounts, keys and rows of a table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::Azure => "azure",
+            Self::Gcp => "gcp",
+            Self::Hsm => "hsm",
+        }
+    }
+
+    /// The `providerType` of its Accounts.
+    pub const fn provider_type(self) -> &'static str {
+        match self {
+            Self::Aws => "AWSKMS",
+            Self::Azure => "AzureKeyVault",
+            Self::Gcp => "GCPKMS",
+            Self::Hsm => "ThalesHSM",
+        }
+    }
+
+    /// What an Account calls the key of a name; a key of AWS has the name that AWS gives it.
+    fn reference(self, name: &str) -> String {
+        match self {
+            Self::Aws => {
+                "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-000000000000".into()
+            }
+            Self::Azure => format!("https://{AZURE_VAULT}/keys/{name}"),
+            Self::Gcp => format!("{GCP_KEYS}/{name}"),
+            Self::Hsm => format!("pkcs11:token={};object={name}", hsm::TOKEN),
+        }
+    }
+}
+
+/// Ports of the contract servers, each with its control port.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ContractPorts {
+    /// Azure Key Vault.
+    pub azure: [u16; 2],
+    /// Google Cloud KMS.
+    pub gcp: [u16; 2],
+}
+
+impl ContractPorts {
+    /// Free ones.
+    pub fn free() -> Result<Self> {
+        let [azure, azure_control, gcp, gcp_control] = free_ports()?;
+        Ok(Self { azure: [azure, azure_control], gcp: [gcp, gcp_control] })
+    }
+}
+
+/// The key stores that an installation may use, as its operator configures them and as their customer drives them.
 #[derive(Debug)]
 pub struct KeyStores {
     /// AWS KMS.
     pub aws: Aws,
-    /// Workspaces, by path or pattern, that may use every key there with the provider's own credentials.
-    pub granted: Vec<String>,
+    azure: Contract,
+    gcp: Contract,
+    hsm: Hsm,
+    authority: PathBuf,
+    granted: Vec<String>,
 }
 
 impl KeyStores {
+    /// Starts those beside LocalStack. Workspaces that are `granted`, by path or pattern, may use every key with the provider's
+    /// own credentials.
+    pub async fn start(
+        aws: Aws,
+        ports: ContractPorts,
+        granted: Vec<String>,
+        folder: &Path,
+        logs: &Path,
+        lifetime: Lifetime,
+    ) -> Result<Self> {
+        let authority = folder.join("azure-ca.pem");
+        let azure = ["azure", &format!("--ca-file={}", authority.display())];
+        let (azure, gcp, hsm) = tokio::try_join!(
+            Contract::start(&azure, ports.azure, logs, lifetime),
+            Contract::start(&["gcp"], ports.gcp, logs, lifetime),
+            Hsm::start(folder.join("softhsm")),
+        )?;
+        Ok(Self { aws, azure, gcp, hsm, authority, granted })
+    }
+
+    /// Makes a key that can wrap; returns what an Account calls it.
+    pub async fn create_key(&self, store: Store, name: &str) -> Result<String> {
+        let reference = store.reference(name);
+        match store {
+            Store::Aws => return self.aws.kms().create_key().await,
+            Store::Azure => self.azure.create(&reference, "rsa").await?,
+            Store::Gcp => self.gcp.create(&reference, "aes").await?,
+            Store::Hsm => self.hsm.create(name).await?,
+        }
+        Ok(reference)
+    }
+
+    /// Makes a key that signs and cannot wrap. Not in the HSM.
+    pub async fn create_signing_key(&self, store: Store, name: &str) -> Result<String> {
+        let reference = store.reference(name);
+        match store {
+            Store::Aws => return self.aws.kms().create_signing_key().await,
+            Store::Azure => self.azure.create(&reference, "signing").await?,
+            Store::Gcp => self.gcp.create(&reference, "signing").await?,
+            Store::Hsm => bail!("no signing keys are made in the HSM"),
+        }
+        Ok(reference)
+    }
+
+    /// What an Account would call a key that nobody has made.
+    pub fn missing_key(store: Store) -> String {
+        store.reference("missing")
+    }
+
+    /// Enables or disables a key, as its owner does in the store.
+    pub async fn set_enabled(&self, store: Store, reference: &str, enabled: bool) -> Result<()> {
+        let state = if enabled { "enabled" } else { "disabled" };
+        match store {
+            Store::Aws if enabled => self.aws.kms().enable(reference).await,
+            Store::Aws => self.aws.kms().disable(reference).await,
+            Store::Azure => self.azure.set_state(reference, state).await,
+            Store::Gcp => self.gcp.set_state(reference, state).await,
+            Store::Hsm => {
+                let (_, label) = reference.rsplit_once("object=").context("a PKCS#11 URI")?;
+                self.hsm.set_enabled(label, enabled).await
+            }
+        }
+    }
+
+    /// Schedules a key's deletion. An HSM has no such thing.
+    pub async fn schedule_deletion(&self, store: Store, reference: &str) -> Result<()> {
+        match store {
+            Store::Aws => self.aws.kms().schedule_deletion(reference).await,
+            Store::Azure => self.azure.set_state(reference, "pending-deletion").await,
+            Store::Gcp => self.gcp.set_state(reference, "pending-deletion").await,
+            Store::Hsm => bail!("a key in an HSM is deleted at once"),
+        }
+    }
+
+    /// Where each store is.
+    pub fn places(&self) -> [(&'static str, String); 4] {
+        [
+            ("AWS KMS (LocalStack)", self.aws.endpoint().to_owned()),
+            ("Azure Key Vault (ours)", format!("https://{}", self.azure.address())),
+            ("Google KMS (ours)", format!("http://{}", self.gcp.address())),
+            ("HSM (SoftHSM)", self.hsm.module().display().to_string()),
+        ]
+    }
+
+    /// What the provider's environment must hold: the PKCS#11 library finds its token by it.
+    pub fn environment(&self) -> Vec<(String, OsString)> {
+        vec![("SOFTHSM2_CONF".to_owned(), self.hsm.settings().into())]
+    }
+
     /// The operator's configuration, in YAML; secrets go to files in `folder`.
     pub fn configuration(&self, folder: &Path) -> Result<String> {
-        let secret = folder.join("aws-secret");
-        write_private(&secret, AWS_ACCESS_KEY.1)?;
+        let (aws_secret, azure_secret) = (folder.join("aws-secret"), folder.join("azure-secret"));
+        write_private(&aws_secret, AWS_ACCESS_KEY.1)?;
+        write_private(&azure_secret, AZURE_CLIENT_SECRET)?;
         Ok(format!(
-            "grants:\n  - paths: {:?}\n    references: ['arn:aws:kms:*']\n\
-             aws:\n  endpoint: {}\n  credentials: !accessKey\n    id: {}\n    secretFile: {}\n",
-            self.granted,
-            self.aws.endpoint(),
-            AWS_ACCESS_KEY.0,
-            secret.display(),
+            "\
+grants:
+  - paths: {granted:?}
+    references: ['arn:aws:kms:*', 'https://{AZURE_VAULT}/keys/*', '{GCP_KEYS}/*', 'pkcs11:token={token};object=*']
+aws:
+  endpoint: {aws}
+  credentials: !accessKey {{id: {aws_id}, secretFile: {aws_secret:?}}}
+azure:
+  caFile: {authority:?}
+  resolve: {{{AZURE_VAULT}: '{azure}', login.microsoftonline.com: '{azure}'}}
+  credentials: !clientSecret {{tenantId: {AZURE_DIRECTORY}, clientId: {AZURE_APPLICATION}, secretFile: {azure_secret:?}}}
+gcp:
+  endpoint: http://{gcp}
+  credentials: anonymous
+pkcs11:
+  - module: {module:?}
+    tokens: [{{label: {token}, pinFile: {pin_file:?}}}]
+",
+            granted = self.granted,
+            aws = self.aws.endpoint(),
+            aws_id = AWS_ACCESS_KEY.0,
+            authority = self.authority,
+            azure = self.azure.address(),
+            gcp = self.gcp.address(),
+            module = self.hsm.module(),
+            pin_file = self.hsm.pin_file(),
+            token = hsm::TOKEN,
         ))
     }
 }

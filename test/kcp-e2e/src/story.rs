@@ -19,7 +19,7 @@ use crate::{
     kcp::{Kcp, KcpOptions},
     paths,
     process::{Lifetime, free_ports, tail},
-    stores::{Aws, KeyStores, Kms},
+    stores::{Aws, ContractPorts, KeyStores, Kms, Store},
     wait::eventually,
     workspace::{ACCOUNT, BINDING, Kind, SERVICE_KEY, TENANT, Workspace, binding, condition, is_true},
 };
@@ -60,7 +60,9 @@ impl World {
                     tokio::try_join!(Kcp::start(&options), aws)?
                 }
             };
-        Ok(Self { kcp, stores: KeyStores { aws, granted: vec![format!("root:{GRANTED}*")] }, folder })
+        let (ports, granted) = (ContractPorts::free()?, vec![format!("root:{GRANTED}*")]);
+        let stores = KeyStores::start(aws, ports, granted, &folder, &folder, Lifetime::Owned).await?;
+        Ok(Self { kcp, stores, folder })
     }
 
     async fn install(&self, name: &str, edges: usize, flags: &[&str]) -> Result<Installation> {
@@ -131,6 +133,11 @@ impl Story {
     /// The customer's hand in AWS KMS.
     pub fn kms(&self) -> Kms {
         self.world.stores.aws.kms()
+    }
+
+    /// All key stores, in their customers' hands.
+    pub fn stores(&self) -> &'static KeyStores {
+        &self.world.stores
     }
 
     /// A fresh workspace `root:PREFIX-NAME`; what follows a `:` are workspaces below it.
@@ -222,6 +229,11 @@ impl Team {
     pub async fn active_tenant(&self) -> Result<Value> {
         let name = self.tenant().await?;
         self.get(TENANT, &name).await?.context("a Tenant that was there a moment ago")
+    }
+
+    /// Declares an Account, named after its store.
+    pub async fn account_in(&self, store: Store, key_reference: &str) -> Result<Value> {
+        self.account_of(store.name(), store.provider_type(), key_reference).await
     }
 
     /// Waits until an Account is Ready and returns it.

@@ -298,9 +298,14 @@ impl Workspace {
 
     /// Declares an Account with an AWS KMS key.
     pub async fn account(&self, name: &str, key_reference: &str) -> Result<Value> {
+        self.account_of(name, "AWSKMS", key_reference).await
+    }
+
+    /// Declares an Account with a key of some store.
+    pub async fn account_of(&self, name: &str, provider_type: &str, key_reference: &str) -> Result<Value> {
         self.apply(json!({
             "apiVersion": "openkcm.io/v1alpha1", "kind": "Account", "metadata": {"name": name},
-            "spec": {"providerType": "AWSKMS", "keyReference": key_reference},
+            "spec": {"providerType": provider_type, "keyReference": key_reference},
         }))
         .await
     }

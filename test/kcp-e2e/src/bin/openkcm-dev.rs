@@ -20,7 +20,7 @@ use kcp_e2e::{
     kcp::{Kcp, KcpOptions},
     paths,
     process::{Lifetime, Process, Recipe, free_ports, tail},
-    stores::{Aws, KeyStores},
+    stores::{Aws, ContractPorts, KeyStores, Store},
     wait::eventually,
     workspace::{ACCOUNT, SERVICE_KEY, Workspace, is_true},
 };
@@ -125,6 +125,7 @@ struct Ports {
     provider_http: u16,
     orchestrator: u16,
     console: u16,
+    contract: ContractPorts,
 }
 
 /// What `up` has made, for the table and the environment file.
@@ -132,6 +133,8 @@ struct Demo {
     tenant: String,
     token_file: PathBuf,
     roundtrip: String,
+    /// Those that are Ready.
+    accounts: Vec<(String, Store)>,
 }
 
 impl Dev {
@@ -155,7 +158,17 @@ impl Dev {
             Some(running) => running,
             None => Aws::start(ports.aws, &self.logs(), Lifetime::Detached).await?,
         };
-        let stores = KeyStores { aws, granted: vec![DEMO_WORKSPACE.into(), format!("{DEMO_WORKSPACE}:*")] };
+        self.say("Azure Key Vault, Google Cloud KMS and an HSM");
+        let granted = vec![DEMO_WORKSPACE.into(), format!("{DEMO_WORKSPACE}:*")];
+        if Process::find("azure", &self.logs()).is_none() {
+            // It will have another certificate authority, which the provider reads when it starts.
+            if let Some(mut provider) = Process::find("provider", &self.logs()) {
+                provider.stop();
+            }
+        }
+        let stores =
+            KeyStores::start(aws, ports.contract, granted, &self.folder, &self.logs(), Lifetime::Detached)
+                .await?;
 
         self.install_binaries()?;
         self.say("the export, the provider and the edge");
@@ -189,12 +202,18 @@ impl Dev {
         let workspace = Workspace::create(kcp, parent, name).await?;
         workspace.bind(installation.workspace(), EXPORT).await?;
         let tenant = workspace.tenant().await?;
-        let root = match workspace.get(ACCOUNT, "aws-production").await? {
-            Some(account) => account["spec"]["keyReference"].as_str().context("a keyReference")?.to_owned(),
-            None => stores.aws.kms().create_key().await?,
-        };
-        workspace.account("aws-production", &root).await?;
-        workspace.expect(ACCOUNT, "aws-production", "it is Ready", |it| is_true(it, "Ready")).await?;
+        let mut accounts = Vec::new();
+        for store in Store::ALL {
+            let account = format!("{}-production", store.name());
+            if workspace.get(ACCOUNT, &account).await?.is_none() {
+                let root = stores.create_key(store, &account).await?;
+                workspace.account_of(&account, store.provider_type(), &root).await?;
+            }
+            accounts.push((account, store));
+        }
+        for (account, _) in &accounts {
+            workspace.expect(ACCOUNT, account, "it is Ready", |it| is_true(it, "Ready")).await?;
+        }
         workspace.service_key(DEMO_KEY, "aws-production").await?;
         workspace
             .expect(SERVICE_KEY, DEMO_KEY, "it is Active", |it| it["status"]["state"] == "Active")
@@ -218,7 +237,7 @@ impl Dev {
         ensure!(opened == secret, "the edge decrypted to something else");
         let roundtrip =
             format!("{} bytes -> {} bytes -> the same {} bytes", secret.len(), sealed.len(), opened.len());
-        Ok(Demo { tenant, token_file, roundtrip })
+        Ok(Demo { tenant, token_file, roundtrip, accounts })
     }
 
     /// Serves the console on the demo workspace, signed in as a service account that administers it.
@@ -296,7 +315,7 @@ impl Dev {
 
     /// Every process that may run, in the order of starting.
     fn processes(&self) -> impl DoubleEndedIterator<Item = Option<Process>> {
-        let names = ["kcp", "localstack", "provider", "edge-1", "edge-2", "console"];
+        let names = ["kcp", "localstack", "azure", "gcp", "provider", "edge-1", "edge-2", "console"];
         names.into_iter().map(|name| Process::find(name, &self.logs()))
     }
 
@@ -312,10 +331,11 @@ impl Dev {
         fs::create_dir_all(self.logs()).context("making .openkcm")?;
         let file = self.folder.join("ports.json");
         if let Ok(text) = fs::read_to_string(&file) {
-            return serde_json::from_str(&text).context("reading .openkcm/ports.json");
+            return serde_json::from_str(&text).context("reading .openkcm/ports.json: run `make down` first");
         }
         let [kcp, aws, provider_http, orchestrator, console] = free_ports()?;
-        let ports = Ports { kcp, aws, provider_http, orchestrator, console };
+        let contract = ContractPorts::free()?;
+        let ports = Ports { kcp, aws, provider_http, orchestrator, console, contract };
         fs::write(&file, serde_json::to_string(&ports)?).context("writing .openkcm/ports.json")?;
         Ok(ports)
     }
@@ -398,7 +418,9 @@ impl Dev {
         let row = |what: &str, at: &str, log: &str| println!("  {what:<22} {at:<58} {log}");
         row("WHAT", "WHERE", "LOG (.openkcm/logs)");
         row("kcp", kcp.url(), "kcp.log");
-        row("AWS KMS (LocalStack)", stores.aws.endpoint(), "localstack.log");
+        for ((what, at), log) in stores.places().iter().zip(["localstack.log", "azure.log", "gcp.log", ""]) {
+            row(what, at, log);
+        }
         row("provider", &installation.metrics_url(), "provider.log");
         for edge in installation.edges() {
             row(
@@ -410,6 +432,9 @@ impl Dev {
         row("console", console_url, "console.log");
         row("export", &format!("{EXPORT} in {}", installation.workspace()), "");
         row("demo workspace", &format!("{DEMO_WORKSPACE}, tenant {}", demo.tenant), "");
+        for (account, store) in &demo.accounts {
+            row("demo account", &format!("{account}, {}: Ready", store.provider_type()), "");
+        }
         row("demo key", &format!("{DEMO_KEY}: {}", demo.roundtrip), "");
         println!(
             "\nNext:\n  . .openkcm/env\n  \

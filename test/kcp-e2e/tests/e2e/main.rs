@@ -7,6 +7,7 @@ mod account_in_use_cannot_be_deleted;
 mod account_tells_what_is_wrong_with_its_root_key;
 mod any_workspace_becomes_a_tenant;
 mod disabled_key_leaves_the_edge;
+mod every_store_holds_a_root_key;
 mod killed_provider_goes_on_where_it_was;
 mod new_root_key_under_live_keys;
 mod new_workspace_at_an_old_path_inherits_nothing;
