@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
+use kcp_client_rs::LogicalCluster;
 
 use crate::telemetry::LogFormat;
 
@@ -183,7 +184,7 @@ pub enum KeysCommand {
         /// NAMESPACE/NAME.
         key: String,
     },
-    /// Go on with a key whose workspace has seen newer versions than this (restored) ledger.
+    /// Go on with a key whose workspace has seen newer versions than this (restored) ledger, or than it knows at all.
     AcceptRestore {
         #[command(flatten)]
         ledger: LedgerArgs,
@@ -191,6 +192,9 @@ pub enum KeysCommand {
         tenant: String,
         /// NAMESPACE/NAME.
         key: String,
+        /// For a key that the ledger does not know: the newest version that its object's status names, like `v7`.
+        #[arg(long)]
+        up_to: Option<String>,
     },
 }
 
@@ -220,12 +224,16 @@ pub enum EdgesCommand {
         /// How long it can be used.
         #[arg(long, default_value = "1h", value_parser = duration)]
         ttl: SignedDuration,
-        /// Region label of the edge.
-        #[arg(long)]
-        region: Option<String>,
-        /// Tenants (logical clusters) whose keys it may hold. Default: all.
+        /// Tenants whose keys it may hold, by logical cluster: a tenant's name is not unique. Default: all.
         #[arg(long, value_delimiter = ',')]
-        tenants: Vec<String>,
+        tenants: Vec<LogicalCluster>,
+    },
+    /// Refuse an edge's certificate from now on.
+    Revoke {
+        #[command(flatten)]
+        ledger: LedgerArgs,
+        /// Its id, as `edges list` shows it.
+        id: uuid::Uuid,
     },
     /// Edges that have joined.
     List(LedgerArgs),

@@ -9,7 +9,7 @@ use openkcm_keychain::{
     AccountKeys, Ledger,
     rows::{ServiceKeyRow, TenantRow},
 };
-use openkcm_orchestrator::{Tenants, TokenRequest, create_join_token, list_edges};
+use openkcm_orchestrator::{Tenants, TokenRequest, create_join_token, list_edges, revoke_edge};
 
 use crate::{
     cli::{
@@ -64,10 +64,12 @@ async fn find(ledger: &Ledger, text: &str) -> anyhow::Result<TenantRow> {
     }
 }
 
+fn split(key: &str) -> anyhow::Result<(&str, &str)> {
+    key.split_once('/').with_context(|| format!("give the key as NAMESPACE/NAME, not {key:?}"))
+}
+
 async fn find_key(ledger: &Ledger, tenant: &TenantRow, text: &str) -> anyhow::Result<ServiceKeyRow> {
-    let Some((namespace, name)) = text.split_once('/') else {
-        bail!("give the key as NAMESPACE/NAME, not {text:?}")
-    };
+    let (namespace, name) = split(text)?;
     let key = ledger.key(tenant.id, namespace, name).await?;
     key.with_context(|| format!("tenant {} has no key {text:?} in the ledger", tenant.cluster))
 }
@@ -204,15 +206,22 @@ pub async fn keys(command: KeysCommand) -> anyhow::Result<()> {
             ledger.undelete(row.id, now).await?;
             println!("key {key} of {} is back with every version; its object follows", tenant.path);
         }
-        KeysCommand::AcceptRestore { ledger, tenant, key } => {
+        KeysCommand::AcceptRestore { ledger, tenant, key, up_to } => {
             let ledger = open(&ledger).await?;
             let tenant = find(&ledger, &tenant).await?;
-            let row = find_key(&ledger, &tenant, &key).await?;
-            ledger.accept_older_ledger(row.id).await?;
-            println!(
-                "key {key} of {} goes on from v{}; numbers up to v{} are not used again",
-                tenant.path, row.current_version, row.seen_version
-            );
+            let (namespace, name) = split(&key)?;
+            match up_to {
+                Some(text) => {
+                    let version = openkcm_apis::parse_version(&text);
+                    let version = version.with_context(|| format!("give --up-to like v7, not {text:?}"))?;
+                    ledger.accept_loss(tenant.id, namespace, name, version).await?;
+                }
+                None => {
+                    let row = find_key(&ledger, &tenant, &key).await?;
+                    ledger.accept_older_ledger(row.id).await?;
+                }
+            }
+            println!("key {key} of {} goes on; numbers that were seen are not used again", tenant.path);
         }
     }
     Ok(())
@@ -246,14 +255,24 @@ pub async fn ledger(command: LedgerCommand) -> anyhow::Result<()> {
 
 pub fn edges(command: EdgesCommand) -> anyhow::Result<()> {
     match command {
-        EdgesCommand::Token { ledger, name, ttl, region, tenants } => {
+        EdgesCommand::Token { ledger, name, ttl, tenants } => {
             let request = TokenRequest {
                 name: Some(name),
-                region,
-                tenants: if tenants.is_empty() { Tenants::All } else { Tenants::Only(tenants) },
+                region: None,
+                tenants: if tenants.is_empty() {
+                    Tenants::All
+                } else {
+                    Tenants::Only(tenants.iter().map(ToString::to_string).collect())
+                },
                 ttl: Duration::try_from(ttl)?,
             };
             println!("{}", create_join_token(&ledger.data_dir, &request)?);
+        }
+        EdgesCommand::Revoke { ledger, id } => {
+            if !revoke_edge(&ledger.data_dir, id)? {
+                bail!("no edge has the id {id}: list them with `openkcm-provider edges list`");
+            }
+            println!("edge {id} is refused from now on; its keys end with its lease");
         }
         EdgesCommand::List(args) => {
             let row = |edge: openkcm_orchestrator::EdgeRecord| {

@@ -494,22 +494,20 @@ impl KeyStore {
             let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
             tenants.get(address.tenant).cloned().unwrap_or_default()
         };
-        let named = clusters.iter().map(LogicalCluster::as_str);
-        let mut found = Some(found);
-        for cluster in named.chain([address.tenant]) {
-            let answer = self.find(name(cluster), |entry| {
+        let named = clusters.iter().map(LogicalCluster::as_str).chain([address.tenant]);
+        let mut named = named.filter(|cluster| {
+            let mine = self.find(name(*cluster), |entry| {
                 let mine = entry.is_client(caller) && entry.home.is_called(address.tenant);
-                if mine {
-                    found.take().map(|found| found(entry)).ok_or(Refusal::UnknownKey)
-                } else {
-                    Err(Refusal::UnknownKey)
-                }
+                if mine { Ok(()) } else { Err(Refusal::UnknownKey) }
             });
-            if let Ok(answer) = answer {
-                return answer;
-            }
+            mine.is_ok()
+        });
+        // A tenant's name is not unique. Where two tenants of that name let the caller in, one may have done so to be
+        // mistaken for the other: the caller has to name the logical cluster.
+        match (named.next(), named.next()) {
+            (Some(cluster), None) => self.find(name(cluster), found),
+            _ => Err(Refusal::UnknownKey),
         }
-        Err(Refusal::UnknownKey)
     }
 
     #[inline]

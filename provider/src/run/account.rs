@@ -15,10 +15,11 @@ use openkcm_orchestrator::KeyId;
 use openkcm_plan::{
     TenantView,
     account::{self, AccountView, Effect, KeyView},
+    key::HandedOut,
 };
 
 use super::{
-    provider::{Flow, Provider, WRITTEN, Workspace, settle, until},
+    provider::{Flow, Provider, WRITTEN, Workspace, key_subject, lock, settle, until},
     roots::{self, Task},
 };
 
@@ -166,6 +167,14 @@ impl Provider {
             None => Vec::new(),
         };
         let input = self.account_input(cluster, name, &snapshot, now, &keys, lost);
+        if matches!(account::view(&input), AccountView::Unavailable { .. }) {
+            // Whoever still serves a key of a lost root takes it back now, whatever else this round brings.
+            for key in &keys {
+                if matches!(lock(&self.handed_out).get(&key_id(cluster, key)), Some(HandedOut::Serve(_))) {
+                    self.queue.add(key_subject(cluster, key));
+                }
+            }
+        }
         let plan = account::plan(&input);
         let owned = self.owns(cluster);
         if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
@@ -298,7 +307,10 @@ impl Provider {
 
     /// Asks for an account key to be unwrapped. Ends the round: the subject comes back when it is.
     pub fn load(&self, tenant: &TenantRow, row: &AccountRow, version: u32) -> Flow {
-        Flow::Wait(self.roots.start(self, tenant, row, Task::Load { version }))
+        // The end of the task wakes its subjects; the time is for the case that it does not.
+        let patience = Duration::from_secs(30);
+        let left = self.roots.start(self, tenant, row, Task::Load { version });
+        Flow::Wait(Some(left.map_or(patience, |left| left.min(patience))))
     }
 
     /// Versions that only a root could open that refuses, as far as a message lists them.

@@ -12,7 +12,7 @@ use openkcm_keychain::{
     rows::{AccountRow, ServiceKeyRow, VersionRow, VersionState as RowState},
     seal::{Sealer, open_version},
 };
-use openkcm_logical::ErrorClass;
+use openkcm_logical::{ErrorClass, Lookup};
 use openkcm_orchestrator::{
     Client, DeadReason, DeadVersion, Desired, Distribution, EvictReason, KeyId, KeyState, Usable, Version,
 };
@@ -51,16 +51,30 @@ impl Provider {
         let cluster = &id.cluster;
         let workspace = self.workspace(cluster).await?;
         if workspace.view == TenantView::Unknown && !self.is_visible(cluster) {
-            return Ok(self.unknown(cluster));
+            // What the ledger says holds also while the workspace cannot be seen.
+            let row = workspace.row.as_ref();
+            let off = row.is_some_and(|row| row.unbound_at.is_some() || row.operator_suspended_at.is_some());
+            let told = lock(&self.handed_out).get(id).copied();
+            if off && told.is_some_and(|told| matches!(told, HandedOut::Serve(_))) {
+                self.evict(id, Eviction::TenantSuspended);
+            }
+            return Ok(if off { Flow::Wait(None) } else { self.unknown(cluster) });
         }
-        let object = self.keys.get(cluster, Some(&id.namespace), &id.name);
+        let object = match self.keys.look(cluster, Some(&id.namespace), &id.name) {
+            Lookup::Found(object) => Some(object),
+            Lookup::Absent => None,
+            // Announced again when it can be read; until then nothing is decided about it.
+            Lookup::Undecodable(_) => return Ok(Flow::Wait(None)),
+        };
         let row = match &workspace.row {
             Some(tenant) => self.ledger.key(tenant.id, &id.namespace, &id.name).await?,
             None => None,
         };
-        let account_name = match (&object, &row) {
-            (Some(object), _) => object.spec.account_ref.name.clone(),
-            (None, Some(row)) => row.account_name.clone(),
+        // A living key stays under its account, whatever an object of its name says.
+        let living = row.as_ref().filter(|row| row.delete_after.is_none() && row.destroyed_at.is_none());
+        let account_name = match (&object, living.or(row.as_ref().filter(|_| object.is_none()))) {
+            (_, Some(row)) => row.account_name.clone(),
+            (Some(object), None) => object.spec.account_ref.name.clone(),
             (None, None) => return Ok(Flow::Wait(None)),
         };
         let account = self.account_snapshot(&workspace, cluster, &account_name).await?;
@@ -218,18 +232,31 @@ impl Provider {
             }
             Effect::Serve { fingerprint } => self.serve(id, tenant_name, snapshot, fingerprint).await,
             Effect::Evict(why) => {
-                let reason = match why {
-                    Eviction::Disabled => EvictReason::Disabled,
-                    Eviction::RootLost => EvictReason::Unavailable,
-                    Eviction::TenantSuspended => EvictReason::Suspended,
-                    Eviction::Deleted => EvictReason::Deleted,
-                };
-                self.orchestrator.set(id.clone(), Desired::Evicted { reason });
-                lock(&self.handed_out).insert(id.clone(), HandedOut::Evict(why));
-                self.counters.eviction();
+                self.evict(id, why);
                 Ok(Flow::Again)
             }
         }
+    }
+
+    /// Takes a key back from every edge.
+    fn evict(&self, id: &KeyId, why: Eviction) {
+        let reason = match why {
+            Eviction::Disabled => EvictReason::Disabled,
+            Eviction::RootLost => EvictReason::Unavailable,
+            Eviction::TenantSuspended => EvictReason::Suspended,
+            Eviction::Deleted => EvictReason::Deleted,
+        };
+        self.orchestrator.set(id.clone(), Desired::Evicted { reason });
+        lock(&self.handed_out).insert(id.clone(), HandedOut::Evict(why));
+        self.counters.eviction();
+    }
+
+    /// The key is no more: edges need not remember why it was taken back.
+    pub fn forget_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str) {
+        let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
+        lock(&self.handed_out).remove(&id);
+        lock(&self.refused).remove(&id);
+        self.orchestrator.set(id, Desired::Gone);
     }
 
     async fn restore_key(&self, id: &KeyId, row: &ServiceKeyRow) -> anyhow::Result<Flow> {
@@ -252,7 +279,9 @@ impl Provider {
             }
             Err(error) if error.class() == ErrorClass::AlreadyExists => Ok(WRITTEN),
             Err(error) if error.class() == ErrorClass::NotFound => {
-                // Its namespace is gone. The key stays in the ledger and comes back with a namespace of that name.
+                // Its namespace is gone. The key stays in the ledger and comes back with a namespace of that name;
+                // meanwhile nobody can use it.
+                self.evict(id, Eviction::Deleted);
                 tracing::info!(cluster = %id.cluster, namespace = %id.namespace, key = %id.name, "no namespace to restore into");
                 Ok(Flow::Wait(Some(Duration::from_secs(60))))
             }

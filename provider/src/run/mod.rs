@@ -294,11 +294,35 @@ async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
         provider.account_keys.expire(std::time::Instant::now());
         match provider.ledger.destroy_due(1_000, Timestamp::now()).await {
             Ok(destroyed) => {
+                let tenants = provider.ledger.tenants().await.unwrap_or_default();
                 for row in destroyed {
+                    if let Some(tenant) = tenants.iter().find(|tenant| tenant.id == row.tenant) {
+                        provider.forget_key(&tenant.cluster, &row.namespace, &row.name);
+                    }
                     tracing::warn!(namespace = %row.namespace, key = %row.name, id = %row.id, "window is over: the key is destroyed");
                 }
             }
             Err(error) => tracing::warn!(%error, "deleted keys could not be destroyed and are tried again"),
+        }
+        // A workspace that is gone for good is seen nowhere: its end comes from the ledger alone.
+        let now = Timestamp::now();
+        match provider.ledger.tenants_to_shred(now).await {
+            Ok(tenants) => {
+                for row in tenants {
+                    for key in provider.ledger.keys(row.id).await.unwrap_or_default() {
+                        provider.forget_key(&row.cluster, &key.namespace, &key.name);
+                    }
+                    match provider.ledger.shred_tenant(row.id, now).await {
+                        Ok(_) => {
+                            tracing::warn!(cluster = %row.cluster, path = %row.path, "retention is over: the tenant's keys are destroyed")
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, cluster = %row.cluster, "a tenant could not be shredded and is tried again")
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the ledger does not say whose retention is over"),
         }
     }
 }

@@ -206,13 +206,15 @@ impl Provider {
     /// When to look again at an object of a workspace whose state is not known. Nothing announces that the last kind
     /// of an endpoint has been listed, so it is looked for; an endpoint that is away is announced when it comes back.
     pub fn unknown(&self, cluster: &LogicalCluster) -> Flow {
-        let away = self.world.presence(cluster) == Presence::Unknown && self.world.synced();
-        Flow::Wait(Some(if away { Duration::from_secs(30) } else { Duration::from_millis(500) }))
+        let young = Timestamp::now().duration_since(self.times.plan.started) < SignedDuration::from_secs(60);
+        let listing = self.world.presence(cluster) != Presence::Unknown || (young && !self.world.synced());
+        Flow::Wait(Some(if listing { Duration::from_millis(500) } else { Duration::from_secs(30) }))
     }
 
     /// Whether what the caches say of the workspace is the present state.
     pub fn is_visible(&self, cluster: &LogicalCluster) -> bool {
         self.world.presence(cluster) != Presence::Unknown
+            && self.bindings.undecodable(cluster).is_empty()
             && !self.bindings.is_stale(cluster)
             && !self.tenants.is_stale(cluster)
             && !self.accounts.is_stale(cluster)

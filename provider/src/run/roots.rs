@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use kcp_client_rs::LogicalCluster;
 use openkcm_apis::AccountSpec;
@@ -14,7 +16,6 @@ use openkcm_keychain::{
     rows::{AccountId, AccountRow, Root, TenantRow},
 };
 use openkcm_keystores::{Binding, Error as StoreError, KeyStores, Reason, RootKey, verify};
-use openkcm_logical::Queue;
 use openkcm_plan::account::{Failure, FailureKind, Probe, Verified};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -167,36 +168,26 @@ impl Roots {
         let (memory, permits, queue) =
             (Arc::clone(&self.memory), Arc::clone(&self.permits), provider.queue.clone());
         let (interval, account) = (self.interval, row.id);
-        let keys_to_wake = matches!(task, Task::Load { .. } | Task::Provision { .. })
-            .then(|| key_subjects(provider, cluster, &row.name));
+        let keys = matches!(task, Task::Load { .. } | Task::Provision { .. }).then(|| provider.keys.clone());
         self.tasks.spawn(async move {
             // Closed never: the semaphore lives as long as the tasks.
             let _permit = permits.acquire().await;
-            let result = call.run(&task).await;
+            // A panic in a client library must not leave the account waiting for ever.
+            let result = AssertUnwindSafe(call.run(&task)).catch_unwind().await.unwrap_or(Err(CallError::Panicked));
             if let Err(error) = &result {
                 tracing::info!(cluster = %slot.0, account = %slot.1, task = %label.split(' ').next().unwrap_or_default(),
                     error = %chain(error), "root key call failed");
             }
-            let ok = result.is_ok();
             remember(&memory, &slot, &label, &task, result, interval, account);
-            queue.add(Subject::Account(slot.0.clone(), slot.1));
-            if let (true, Some(keys)) = (ok, keys_to_wake) {
-                wake(&queue, keys);
+            queue.add(Subject::Account(slot.0.clone(), slot.1.clone()));
+            // Also after a failure: they say so, and ask again.
+            for key in keys.map(|keys| keys.list(&slot.0)).into_iter().flatten() {
+                if key.spec.account_ref.name == slot.1 {
+                    queue.add(super::provider::key_subject(&slot.0, &key));
+                }
             }
         });
         None
-    }
-}
-
-fn key_subjects(provider: &Provider, cluster: &LogicalCluster, account: &str) -> Vec<Subject> {
-    let keys = provider.keys.list(cluster);
-    let keys = keys.iter().filter(|key| key.spec.account_ref.name == account);
-    keys.map(|key| super::provider::key_subject(cluster, key)).collect()
-}
-
-fn wake(queue: &Queue<Subject>, keys: Vec<Subject>) {
-    for key in keys {
-        queue.add(key);
     }
 }
 
@@ -232,6 +223,8 @@ enum CallError {
     Secret(#[from] SecretError),
     #[error("find account key v{0}: it is erased")]
     Erased(u32),
+    #[error("call the key store: the client panicked")]
+    Panicked,
 }
 
 type SecretError = openkcm_secret::SecretError;
