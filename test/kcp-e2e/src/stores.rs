@@ -203,6 +203,21 @@ impl Store {
     }
 }
 
+/// How a store misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It does not.
+    None,
+    /// It refuses every call: no permission.
+    Denied,
+    /// It asks for fewer calls.
+    Throttled,
+    /// It takes calls and never answers.
+    Silent,
+    /// It closes every connection.
+    Down,
+}
+
 /// Ports of the contract servers, each with its control port.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ContractPorts {
@@ -225,6 +240,8 @@ impl ContractPorts {
 pub struct KeyStores {
     /// AWS KMS.
     pub aws: Aws,
+    /// The stub that stands in for LocalStack, if it does.
+    stub: Option<Contract>,
     azure: Contract,
     gcp: Contract,
     hsm: Hsm,
@@ -250,14 +267,36 @@ impl KeyStores {
             Contract::start(&["gcp"], ports.gcp, logs, lifetime),
             Hsm::start(folder.join("softhsm")),
         )?;
-        Ok(Self { aws, azure, gcp, hsm, authority, granted })
+        Ok(Self { aws, stub: None, azure, gcp, hsm, authority, granted })
+    }
+
+    /// Starts stores for one owner, who may disturb them. A stub is AWS KMS: LocalStack cannot be told to misbehave.
+    pub async fn start_own(granted: Vec<String>, folder: &Path) -> Result<Self> {
+        let stub = Contract::start(&["aws"], free_ports()?, folder, Lifetime::Owned).await?;
+        let aws = Aws::attach(format!("http://{}", stub.address()));
+        let ports = ContractPorts::free()?;
+        let stores = Self::start(aws, ports, granted, folder, folder, Lifetime::Owned).await?;
+        Ok(Self { stub: Some(stub), ..stores })
+    }
+
+    /// Makes a store of one's own misbehave from now on, or no more.
+    pub async fn disturb(&self, store: Store, trouble: Trouble) -> Result<()> {
+        match store {
+            Store::Aws => self.stub.as_ref().context("a stub of AWS KMS")?.disturb(trouble).await,
+            Store::Azure => self.azure.disturb(trouble).await,
+            Store::Gcp => self.gcp.disturb(trouble).await,
+            Store::Hsm => bail!("an HSM cannot be told to misbehave"),
+        }
     }
 
     /// Makes a key that can wrap; returns what an Account calls it.
     pub async fn create_key(&self, store: Store, name: &str) -> Result<String> {
         let reference = store.reference(name);
         match store {
-            Store::Aws => return self.aws.kms().create_key().await,
+            Store::Aws => match &self.stub {
+                Some(stub) => stub.create(&reference, "aes").await?,
+                None => return self.aws.kms().create_key().await,
+            },
             Store::Azure => self.azure.create(&reference, "rsa").await?,
             Store::Gcp => self.gcp.create(&reference, "aes").await?,
             Store::Hsm => self.hsm.create(name).await?,

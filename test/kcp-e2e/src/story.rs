@@ -60,17 +60,27 @@ impl World {
                     tokio::try_join!(Kcp::start(&options), aws)?
                 }
             };
-        let (ports, granted) = (ContractPorts::free()?, vec![format!("root:{GRANTED}*")]);
-        let stores = KeyStores::start(aws, ports, granted, &folder, &folder, Lifetime::Owned).await?;
+        let ports = ContractPorts::free()?;
+        let stores = KeyStores::start(aws, ports, granted(), &folder, &folder, Lifetime::Owned).await?;
         Ok(Self { kcp, stores, folder })
     }
 
-    async fn install(&self, name: &str, edges: usize, flags: &[&str]) -> Result<Installation> {
+    async fn install(
+        &self,
+        name: &str,
+        edges: usize,
+        flags: &[&str],
+        stores: &KeyStores,
+    ) -> Result<Installation> {
         let mut plan = Plan::owned(&self.folder.join(name), &format!("root:providers:{name}"))?;
         plan.edges = edges;
         plan.provider_flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        Installation::start(plan, &self.kcp, &self.stores).await
+        Installation::start(plan, &self.kcp, stores).await
     }
+}
+
+fn granted() -> Vec<String> {
+    vec![format!("root:{GRANTED}*")]
 }
 
 /// Runs a scenario; fails the test with the story's report if it fails.
@@ -95,6 +105,7 @@ pub struct Story {
     /// Its workspaces are below `root:` and begin with this.
     prefix: String,
     own: Option<Installation>,
+    own_stores: Option<KeyStores>,
     teams: Vec<Team>,
 }
 
@@ -103,13 +114,19 @@ impl Story {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // With the process id: a kcp that is shared by several test programs has their workspaces side by side.
         let prefix = format!("{GRANTED}{}-{number}", std::process::id());
-        Self { world, prefix, own: None, teams: Vec::new() }
+        Self { world, prefix, own: None, own_stores: None, teams: Vec::new() }
     }
 
     /// From here on the story has a provider and an edge of its own, which it may stop and kill.
     pub async fn with_own_provider(&mut self, flags: &[&str]) -> Result<()> {
-        self.own = Some(self.world.install(&self.prefix, 1, flags).await?);
+        self.own = Some(self.world.install(&self.prefix, 1, flags, self.stores()).await?);
         Ok(())
+    }
+
+    /// [`Self::with_own_provider`], with key stores of its own that the story may disturb. AWS KMS is a stub.
+    pub async fn with_own_provider_and_stores(&mut self, flags: &[&str]) -> Result<()> {
+        self.own_stores = Some(KeyStores::start_own(granted(), &self.world.folder.join(&self.prefix)).await?);
+        self.with_own_provider(flags).await
     }
 
     /// The story's own provider and edge.
@@ -121,7 +138,10 @@ impl Story {
     pub async fn installation(&self) -> Result<&Installation> {
         match &self.own {
             Some(own) => Ok(own),
-            None => SHARED.get_or_try_init(|| self.world.install("openkcm", 2, &[])).await,
+            None => {
+                let world = self.world;
+                SHARED.get_or_try_init(|| world.install("openkcm", 2, &[], &world.stores)).await
+            }
         }
     }
 
@@ -136,8 +156,8 @@ impl Story {
     }
 
     /// All key stores, in their customers' hands.
-    pub fn stores(&self) -> &'static KeyStores {
-        &self.world.stores
+    pub fn stores(&self) -> &KeyStores {
+        self.own_stores.as_ref().unwrap_or(&self.world.stores)
     }
 
     /// A fresh workspace `root:PREFIX-NAME`; what follows a `:` are workspaces below it.

@@ -293,11 +293,9 @@ impl Dev {
 
     fn down(&self) -> Result<()> {
         // Applications first, what they need last.
-        for process in self.processes().rev() {
-            if let Some(mut process) = process {
-                println!("stopping {} ({})", process.name(), process.pid());
-                process.stop();
-            }
+        for mut process in self.processes().rev().flatten() {
+            println!("stopping {} ({})", process.name(), process.pid());
+            process.stop();
         }
         if self.folder.exists() {
             fs::remove_dir_all(&self.folder).context("removing .openkcm")?;
@@ -425,7 +423,7 @@ impl Dev {
         for edge in installation.edges() {
             row(
                 edge.process().name(),
-                &self.relative(edge.socket()),
+                &Self::relative(edge.socket()),
                 &format!("{}.log", edge.process().name()),
             );
         }
@@ -444,7 +442,7 @@ impl Dev {
         );
     }
 
-    fn relative(&self, path: &Path) -> String {
+    fn relative(path: &Path) -> String {
         path.strip_prefix(paths::work_tree()).unwrap_or(path).display().to_string()
     }
 
@@ -452,7 +450,7 @@ impl Dev {
         for name in ["provider", "edge-1", "console"] {
             let log = self.logs().join(format!("{name}.log"));
             if log.exists() {
-                eprintln!("\n--- the end of {} ---\n{}", self.relative(&log), tail(&log, 15));
+                eprintln!("\n--- the end of {} ---\n{}", Self::relative(&log), tail(&log, 15));
             }
         }
     }

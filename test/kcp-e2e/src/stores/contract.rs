@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::Trouble;
 use crate::{
     paths,
     process::{Lifetime, Process, Recipe},
@@ -67,6 +68,18 @@ impl Contract {
     /// Sets the state of a key: `enabled`, `disabled` or `pending-deletion`.
     pub async fn set_state(&self, key: &str, state: &str) -> Result<()> {
         self.order("state", &json!({"key": key, "state": state})).await
+    }
+
+    /// Misbehaves from now on, or no more.
+    pub async fn disturb(&self, trouble: Trouble) -> Result<()> {
+        let fault = match trouble {
+            Trouble::None | Trouble::Down => "none",
+            Trouble::Denied => "denied",
+            Trouble::Throttled => "throttled",
+            Trouble::Silent => "hang",
+        };
+        self.order("fault", &json!({"fault": fault})).await?;
+        self.order("down", &json!({"down": trouble == Trouble::Down})).await
     }
 
     async fn order(&self, path: &str, body: &Value) -> Result<()> {

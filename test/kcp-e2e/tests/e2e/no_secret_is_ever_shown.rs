@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use kcp_e2e::{
-    stores::AWS_ACCESS_KEY,
+    stores::{AWS_ACCESS_KEY, AZURE_CLIENT_SECRET, HSM_PIN, KeyStores, Store},
     story::{Patient as _, read_all, scenario},
     workspace::{ACCOUNT, EVENT, SERVICE_KEY, TENANT},
 };
@@ -22,9 +22,11 @@ fn neither_credentials_nor_tokens_nor_plaintexts_show_in_logs_metrics_or_objects
         let sealed = application.encrypts(KEY, PLAINTEXT).await?;
         application.decrypts(KEY, &sealed, PLAINTEXT).await?;
         // Failures are where secrets like to show.
-        let missing = "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-000000000000";
-        team.account("missing", missing).await?;
-        team.account_refused("missing", "NotFound").await?;
+        for store in Store::ALL {
+            let missing = format!("{}-missing", store.name());
+            team.account_of(&missing, store.provider_type(), &KeyStores::missing_key(store)).await?;
+            team.account_refused(&missing, "NotFound").await?;
+        }
         team.patch(SERVICE_KEY, KEY, json!({"spec": {"state": "Disabled"}})).await?;
         team.key_is(KEY, "Disabled").await?;
 
@@ -40,9 +42,13 @@ fn neither_credentials_nor_tokens_nor_plaintexts_show_in_logs_metrics_or_objects
 
         let token = std::fs::read_to_string(&application.token_file).context("the application's token")?;
         let signature = token.trim().rsplit('.').next().context("a token has a signature")?.to_owned();
-        for (what, canary) in
-            [("AWS credentials", AWS_ACCESS_KEY.1), ("a plaintext", PLAINTEXT), ("a token", &signature)]
-        {
+        for (what, canary) in [
+            ("AWS credentials", AWS_ACCESS_KEY.1),
+            ("Azure credentials", AZURE_CLIENT_SECRET),
+            ("the HSM's PIN", HSM_PIN),
+            ("a plaintext", PLAINTEXT),
+            ("a token", &signature),
+        ] {
             for (place, text) in [("logs", &logs), ("metrics", &metrics), ("objects", &objects)] {
                 ensure!(!text.contains(canary), "{what} in the {place}");
             }
