@@ -238,6 +238,8 @@ pub enum AccountView {
         version: u32,
         /// Keys that were last rotated before this must rotate: the root of that time is compromised.
         rotate_before: Option<Timestamp>,
+        /// Its object is being deleted: what is there works, and nothing new begins.
+        deleting: bool,
     },
 }
 
@@ -271,7 +273,7 @@ pub fn view(input: &Input<'_>) -> AccountView {
         };
     }
     let rotate_before = (object.spec.root_compromised && current.version > 1).then_some(current.created);
-    AccountView::Ready { version: current.version, rotate_before }
+    AccountView::Ready { version: current.version, rotate_before, deleting }
 }
 
 fn pending(input: &Input<'_>) -> AccountView {
@@ -295,17 +297,19 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, AccountStatus> {
     let deleting = object.metadata.deletion_timestamp.is_some();
     let ours = has_finalizer(&object.metadata);
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
-    let unrecorded = input.record.as_ref().is_none_or(|record| record.spec != spec || record.deleted);
     if input.tenant == TenantView::Unbinding {
-        return match (deleting && ours, unrecorded && input.record.is_some()) {
+        // What its user had deleted before stays deleted.
+        let edited = input.record.as_ref().is_some_and(|record| record.spec != spec && !record.deleted);
+        return match (deleting && ours, edited) {
             (true, true) => Plan::act(Effect::Record),
             (true, false) => Plan::act(Effect::RemoveFinalizer),
             _ => Plan::idle(),
         };
     }
-    if deleting {
-        return deletion(input, object, ours);
+    if deleting && let Some(plan) = deletion(input, ours) {
+        return plan;
     }
+    let unrecorded = input.record.as_ref().is_none_or(|record| record.spec != spec || record.deleted);
     if !ours {
         return Plan::act(Effect::AddFinalizer);
     }
@@ -339,17 +343,15 @@ fn without_object(input: &Input<'_>) -> Plan<Effect, AccountStatus> {
     }
 }
 
-fn deletion(input: &Input<'_>, object: &Account, ours: bool) -> Plan<Effect, AccountStatus> {
+/// Lets the object go, unless keys hang on it: then its roots are watched as before, because those keys are in use.
+fn deletion(input: &Input<'_>, ours: bool) -> Option<Plan<Effect, AccountStatus>> {
     if !ours {
-        return Plan::idle();
+        return Some(Plan::idle());
     }
-    let Some(record) = input.record.as_ref().filter(|record| !record.deleted) else {
-        return Plan::act(Effect::RemoveFinalizer);
-    };
-    if input.impact.keys > 0 {
-        return Plan::settled(status(input, object, record), None);
+    if input.record.as_ref().is_none_or(|record| record.deleted) {
+        return Some(Plan::act(Effect::RemoveFinalizer));
     }
-    Plan::act(Effect::Delete)
+    (input.impact.keys == 0).then(|| Plan::act(Effect::Delete))
 }
 
 /// Looks at the roots, and keeps the ledger's note of a loss.

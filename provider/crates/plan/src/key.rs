@@ -159,7 +159,7 @@ pub enum Effect {
         /// Why, for the diary.
         why: Why,
     },
-    /// Note a request as served without making a version: another cause has just made one for it.
+    /// Declare versions compromised.
     Compromise {
         /// These versions.
         versions: Vec<u32>,
@@ -293,25 +293,35 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
                 object.spec.account_ref.name
             ),
         ),
-        (Some(record), _) if record.account != object.spec.account_ref.name => refused(
-            input,
-            object,
-            reasons::INVALID_SPEC,
-            &format!(
-                "A deleted key of this name is kept under Account {:?}. Use that Account to bring it back, use another name, or wait until {}.",
-                record.account,
-                record.delete_after.map_or_else(
-                    || "it is destroyed".to_owned(),
-                    |until| until.strftime("%FT%TZ").to_string()
-                )
-            ),
-        ),
-        (Some(record), _) if record.delete_after.is_some() => Plan::act(Effect::Recover),
-        (None, AccountView::Deleting) => refused(
+        (Some(record), _) if record.account != object.spec.account_ref.name => Plan {
+            // The name is free again then.
+            next: record.delete_after,
+            ..refused(
+                input,
+                object,
+                reasons::INVALID_SPEC,
+                &format!(
+                    "A deleted key of this name is kept under Account {:?}. Use that Account to bring it back, use another name, or wait until {}.",
+                    record.account,
+                    record.delete_after.map_or_else(
+                        || "it is destroyed".to_owned(),
+                        |until| until.strftime("%FT%TZ").to_string()
+                    )
+                ),
+            )
+        },
+        (None, AccountView::Deleting | AccountView::Ready { deleting: true, .. }) => refused(
             input,
             object,
             reasons::ACCOUNT_DELETING,
             "The Account is being deleted; no key can be created under it.",
+        ),
+        (Some(record), _) if record.delete_after.is_some() => Plan::act(Effect::Recover),
+        (None, _) if input.tenant == TenantView::Suspended => refused(
+            input,
+            object,
+            reasons::TENANT_SUSPENDED,
+            "The operator of OpenKCM suspended this tenant; the key is made when it is resumed. See: kubectl get tenants.openkcm.io",
         ),
         (None, AccountView::Pending { reason, message } | AccountView::Unavailable { reason, message }) => {
             refused(
@@ -565,9 +575,14 @@ fn refused(
     reason: &str,
     message: &str,
 ) -> Plan<Effect, ServiceEncryptionKeyStatus> {
-    let state =
-        if input.record.is_some() { EffectiveState::Unavailable } else { EffectiveState::Provisioning };
-    let mut status = status(input, object, input.record.as_ref(), state, None);
+    // The history of a deleted key is not this object's. A version that is shown and then destroyed would be missed in
+    // the ledger for ever.
+    let record = input
+        .record
+        .as_ref()
+        .filter(|record| record.delete_after.is_none() && record.account == object.spec.account_ref.name);
+    let state = if record.is_some() { EffectiveState::Unavailable } else { EffectiveState::Provisioning };
+    let mut status = status(input, object, record, state, None);
     let mut set = Conditions::of(Some(status.conditions.as_slice()), object.metadata.generation, input.now);
     set.set_false(conditions::READY, reason, message);
     status.conditions = set.done();
