@@ -382,8 +382,8 @@ fn key_work(input: &Input<'_>, record: &Record) -> Option<Effect> {
     };
     if input.lost_beyond_grace() {
         let held = current.loaded || record.retiring.iter().any(|key| key.loaded);
-        // A re-key away from a lost root still saves what is in memory.
-        let rescue = !current.by_desired_root && input.desired.verified().is_some();
+        // A re-key away from a lost root still saves what is in memory, also while the new one is being looked at.
+        let rescue = !current.by_desired_root && input.desired.failure().is_none();
         if held && !rescue && record.retiring.is_empty() {
             return Some(Effect::Forget);
         }

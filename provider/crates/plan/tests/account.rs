@@ -240,6 +240,28 @@ fn a_rekey_away_from_a_lost_root_saves_what_is_in_memory() {
 }
 
 #[test]
+fn the_end_of_the_grace_waits_for_a_look_at_the_new_root_that_is_under_way() {
+    for works in [true, false] {
+        let mut world = World::with_account(50);
+        world.root("A", Root::Fails(Refused));
+        world.pass(PROBE);
+        world.settles("probe, lost");
+        world.root("B", if works { Root::Works(1) } else { Root::Fails(Unreachable) });
+        world.apply("B");
+        world.look_begins("B");
+        world.settles("record");
+        world.pass(GRACE);
+        world.settles("probe in use");
+        assert!(
+            matches!(world.view(), AccountView::Unavailable { .. }),
+            "the keys leave the edges all the same"
+        );
+        world.look_ends("B");
+        world.settles(if works { "provision v2, found, rewrap v1 to v2, erase v1" } else { "forget" });
+    }
+}
+
+#[test]
 fn a_compromised_root_asks_every_key_of_before_to_rotate() {
     let mut world = World::with_account(1);
     let asks = |world: &World| match world.view() {

@@ -142,6 +142,15 @@ impl World {
         self.now += time;
     }
 
+    /// A look at this root takes its time.
+    pub fn look_begins(&mut self, reference: &str) {
+        self.probes.insert(reference.to_owned(), Probe::Running);
+    }
+
+    pub fn look_ends(&mut self, reference: &str) {
+        self.look(reference);
+    }
+
     pub fn restart(&mut self) {
         self.probes.clear();
         self.loaded.clear();
