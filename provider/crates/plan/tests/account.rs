@@ -138,6 +138,7 @@ fn a_new_version_in_the_store_wraps_the_account_key_again() {
     world.root("A", Root::Works(2));
     world.pass(PROBE);
     world.settles("probe, refresh v1");
+    world.settles("");
     assert_eq!(world.status().root_key.as_ref().unwrap().version.as_deref(), Some("2"));
     world.settles("");
 }

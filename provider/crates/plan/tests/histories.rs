@@ -297,7 +297,10 @@ proptest! {
         if world.object.is_none() {
             world.apply("A");
         }
-        world.settle();
+        // What goes on in the background ends a round.
+        for _ in 0..4 {
+            world.settle();
+        }
         world.shows(&format!(
             "Ready v{} True/Ready True/Verified",
             world.sealed().last().unwrap().0

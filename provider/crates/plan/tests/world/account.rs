@@ -340,6 +340,7 @@ impl World {
                 let reference = self.key(*version).view.reference.clone();
                 let Some(root_version) = self.answers(&reference) else { return false };
                 self.key(*version).view.root_version = root_version.to_string();
+                return false; // the version of the last look may be older than this one: not again before the next look
             }
             Effect::Rewrap { from, to } => {
                 assert!(self.loaded.contains(from) && self.loaded.contains(to) && from < to);
