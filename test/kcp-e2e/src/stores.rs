@@ -373,26 +373,28 @@ grants:
     references: ['arn:aws:kms:*', 'https://{AZURE_VAULT}/keys/*', '{GCP_KEYS}/*', 'pkcs11:token={token};object=*']
 aws:
   endpoint: {aws}
-  credentials: !accessKey {{id: {aws_id}, secretFile: {aws_secret:?}}}
+  credentials: !accessKey {{id: {aws_id}, secretFile: '{aws_secret}'}}
 azure:
-  caFile: {authority:?}
+  caFile: '{authority}'
   resolve: {{{AZURE_VAULT}: '{azure}', login.microsoftonline.com: '{azure}'}}
-  credentials: !clientSecret {{tenantId: {AZURE_DIRECTORY}, clientId: {AZURE_APPLICATION}, secretFile: {azure_secret:?}}}
+  credentials: !clientSecret {{tenantId: {AZURE_DIRECTORY}, clientId: {AZURE_APPLICATION}, secretFile: '{azure_secret}'}}
 gcp:
   endpoint: http://{gcp}
   credentials: anonymous
 pkcs11:
-  - module: {module:?}
-    tokens: [{{label: {token}, pinFile: {pin_file:?}}}]
+  - module: '{module}'
+    tokens: [{{label: {token}, pinFile: '{pin_file}'}}]
 ",
             granted = self.granted,
             aws = self.aws.endpoint(),
             aws_id = AWS_ACCESS_KEY.0,
-            authority = self.authority,
+            aws_secret = aws_secret.display(),
+            azure_secret = azure_secret.display(),
+            authority = self.authority.display(),
             azure = self.azure.address(),
             gcp = self.gcp.address(),
-            module = self.hsm.module(),
-            pin_file = self.hsm.pin_file(),
+            module = self.hsm.module().display(),
+            pin_file = self.hsm.pin_file().display(),
             token = hsm::TOKEN,
         ))
     }

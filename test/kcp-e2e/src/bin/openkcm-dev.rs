@@ -212,7 +212,10 @@ impl Dev {
             accounts.push((account, store));
         }
         for (account, _) in &accounts {
-            workspace.expect(ACCOUNT, account, "it is Ready", |it| is_true(it, "Ready")).await?;
+            workspace
+                .expect(ACCOUNT, account, "it is Ready", |it| is_true(it, "Ready"))
+                .await
+                .context("if a key store was started again, its keys are gone: run `make down` first")?;
         }
         workspace.service_key(DEMO_KEY, "aws-production").await?;
         workspace
