@@ -1,7 +1,7 @@
 //! Scenarios on a real kcp with the built binaries: one story per file, each in workspaces of its own.
 //!
 //! `make e2e` runs them all; `cargo build --workspace --all-targets && cargo test --workspace --test e2e -- rotate` those about
-//! rotation. They share one kcp, one LocalStack and, unless a story says `with_own_provider`, one provider with two edges.
+//! rotation. They share one kcp, the key stores and, unless a story says `with_own_provider`, one provider with two edges.
 
 mod account_in_use_cannot_be_deleted;
 mod account_tells_what_is_wrong_with_its_root_key;
