@@ -260,8 +260,7 @@ impl Provider {
             }
             (Effect::Load { version }, Some(row), _) => Ok(self.load(&tenant, &row, version)),
             (Effect::Refresh { version }, Some(row), _) => {
-                self.roots.start(self, &tenant, &row, Task::Refresh { version });
-                Ok(Flow::Wait(None))
+                Ok(Flow::Wait(self.roots.start(self, &tenant, &row, Task::Refresh { version })))
             }
             (Effect::Rewrap { from, to }, Some(row), _) => {
                 let place = self.ledger.place(row.id).await?;

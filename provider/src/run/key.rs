@@ -88,6 +88,7 @@ impl Provider {
         let tenant_name =
             workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
         let snapshot = KeySnapshot { account, object, row, versions, record };
+        let unopenable = self.unopenable(cluster, &account_name, snapshot.account.row.as_ref());
         let plan = key::plan(&key::Input {
             now,
             settings: self.times.plan,
@@ -96,6 +97,7 @@ impl Provider {
             object: snapshot.object.as_deref(),
             account: account_view,
             loaded: &loaded,
+            unopenable: &unopenable,
             record: snapshot.record.clone(),
             edges: self.edges(id, &distribution),
             refused: lock(&self.refused).get(id).cloned(),
@@ -124,6 +126,12 @@ impl Provider {
             self.note(cluster, object, event);
         }
         Ok(flow)
+    }
+
+    /// Account keys that their root refuses to unwrap.
+    fn unopenable(&self, cluster: &LogicalCluster, name: &str, account: Option<&AccountRow>) -> Vec<u32> {
+        let versions = account.into_iter().flat_map(|account| &account.keys).map(|key| key.version);
+        versions.filter(|version| self.roots.is_refused(cluster, name, *version)).collect()
     }
 
     /// Notes that what edges should hold of the key has been decided.
@@ -312,7 +320,8 @@ impl Provider {
         let place = self.ledger.place(account.id).await?;
         let mut account_keys = HashMap::new();
         let mut versions = Vec::new();
-        for usable in key::usable(object, record) {
+        let unopenable = self.unopenable(&id.cluster, &account.name, Some(account));
+        for usable in key::usable(object, record, &unopenable) {
             let Some(sealed) = snapshot.versions.iter().find(|row| row.version == usable.version) else {
                 continue;
             };

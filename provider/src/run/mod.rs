@@ -312,13 +312,11 @@ async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
                     for key in provider.ledger.keys(row.id).await.unwrap_or_default() {
                         provider.forget_key(&row.cluster, &key.namespace, &key.name);
                     }
-                    match provider.ledger.shred_tenant(row.id, now).await {
-                        Ok(_) => {
-                            tracing::warn!(cluster = %row.cluster, path = %row.path, "retention is over: the tenant's keys are destroyed")
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, cluster = %row.cluster, "a tenant could not be shredded and is tried again")
-                        }
+                    let (cluster, path) = (&row.cluster, &row.path);
+                    if let Err(error) = provider.ledger.shred_tenant(row.id, now).await {
+                        tracing::warn!(%error, %cluster, "a tenant could not be shredded and is tried again");
+                    } else {
+                        tracing::warn!(%cluster, %path, "retention is over: the tenant's keys are destroyed");
                     }
                 }
             }

@@ -49,6 +49,8 @@ struct Memory {
     probes: HashMap<String, Entry>,
     loads: HashMap<u32, LoadFailure>,
     running: Vec<String>,
+    /// A wrapping is not renewed again before this.
+    refresh_at: Option<Instant>,
 }
 
 struct Entry {
@@ -141,6 +143,11 @@ impl Roots {
             if let Task::Load { version } = &task
                 && let Some(failure) = memory.loads.get(version)
                 && let Some(left) = failure.retry_at.checked_duration_since(Instant::now())
+            {
+                return Some(left);
+            }
+            if let (Task::Refresh { .. }, Some(at)) = (&task, memory.refresh_at)
+                && let Some(left) = at.checked_duration_since(Instant::now())
             {
                 return Some(left);
             }
@@ -349,8 +356,11 @@ fn remember(
             let old = memory.probes.remove(&id);
             memory.probes.insert(id, entry_after(old, Err(error), interval, now, account));
         }
-        // A refresh is planned again with the next probe.
-        (Task::Provision { .. } | Task::Refresh { .. }, _) => {}
+        // What the store says of its version may lag: it is compared again after the next probe, not at once.
+        (Task::Refresh { .. }, _) => {
+            memory.refresh_at = Some(Instant::now() + Duration::try_from(interval).unwrap_or_default());
+        }
+        (Task::Provision { .. }, Ok(_)) => {}
     }
 }
 

@@ -27,6 +27,7 @@ fn input<'a>(object: &'a ServiceEncryptionKey, record: &Record, handed_out: Opti
         object: Some(object),
         account: AccountView::Ready { version: 1, rotate_before: None, deleting: false },
         loaded: &[1],
+        unopenable: &[],
         record: Some(record.clone()),
         edges: Edges { handed_out, total: 2, current: 2, ..Edges::default() },
         refused: None,

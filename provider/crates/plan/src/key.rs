@@ -121,6 +121,8 @@ pub struct Input<'a> {
     pub account: AccountView,
     /// The account keys that are unwrapped in memory.
     pub loaded: &'a [u32],
+    /// Account keys whose root refuses to unwrap them: what they seal is out of reach until it does.
+    pub unopenable: &'a [u32],
     /// The ledger's record.
     pub record: Option<Record>,
     /// The edges.
@@ -250,8 +252,11 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     let record = input.record.as_ref().filter(|record| record.delete_after.is_none());
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
     let seen = seen_version(object);
-    let unrecorded =
-        record.is_some_and(|record| record.spec != spec || seen > record.seen.max(record.current));
+    // An object of the same name under another Account is not this key's.
+    let unrecorded = record.is_some_and(|record| {
+        record.account == object.spec.account_ref.name
+            && (record.spec != spec || seen > record.seen.max(record.current))
+    });
 
     if input.tenant == TenantView::Unbinding {
         return if let Some(effect) = evict(input, Eviction::TenantSuspended) {
@@ -267,12 +272,12 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     if deleting {
         return deletion(input, object, ours);
     }
-    if !ours {
-        return Plan::act(Effect::AddFinalizer);
-    }
-    // Taking back comes before everything else that could fail or wait.
+    // Taking back comes before everything else that could fail or wait, or that a consumer could keep undoing.
     if let Some(effect) = reason_to_evict(input, object).and_then(|reason| evict(input, reason)) {
         return Plan::act(effect);
+    }
+    if !ours {
+        return Plan::act(Effect::AddFinalizer);
     }
     if unrecorded {
         return Plan::act(Effect::Record { seen });
@@ -347,8 +352,13 @@ fn without_object(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus>
     if input.tenant == TenantView::Unbinding {
         return evict(input, Eviction::TenantSuspended).map_or_else(Plan::idle, Plan::act);
     }
+    let taken_back = match (input.tenant, &input.account) {
+        (TenantView::Suspended, _) => evict(input, Eviction::TenantSuspended),
+        (_, AccountView::Unavailable { .. }) => evict(input, Eviction::RootLost),
+        _ => None,
+    };
     // Its user's delete would have passed our finalizer.
-    Plan::act(Effect::Restore)
+    Plan::act(taken_back.unwrap_or(Effect::Restore))
 }
 
 fn deletion(
@@ -356,11 +366,11 @@ fn deletion(
     object: &ServiceEncryptionKey,
     ours: bool,
 ) -> Plan<Effect, ServiceEncryptionKeyStatus> {
-    if !ours {
-        return Plan::idle();
-    }
     if let Some(effect) = evict(input, Eviction::Deleted) {
         return Plan::act(effect);
+    }
+    if !ours {
+        return Plan::idle();
     }
     match &input.record {
         None => Plan::act(Effect::RemoveFinalizer),
@@ -414,7 +424,7 @@ fn live(
     if !compromised.is_empty() {
         return Plan::act(Effect::Compromise { versions: compromised });
     }
-    let evicted = reason_to_evict(input, object);
+    let mut evicted = reason_to_evict(input, object);
     let due = due(input, object, record, schedule);
     if evicted.is_none()
         && let AccountView::Ready { version, .. } = &input.account
@@ -433,14 +443,22 @@ fn live(
                 why: *why,
             });
         }
-        let fingerprint = fingerprint(input, object, record);
-        if input.edges.handed_out != Some(HandedOut::Serve(fingerprint)) {
-            let missing = missing_account_keys(input, object, record);
-            return if missing.is_empty() {
-                Plan::act(Effect::Serve { fingerprint })
-            } else {
-                Plan::act(Effect::Load { versions: missing })
-            };
+        if usable(object, record, input.unopenable).any(|version| version.version == record.current) {
+            let fingerprint = fingerprint(input, object, record);
+            if input.edges.handed_out != Some(HandedOut::Serve(fingerprint)) {
+                let missing = missing_account_keys(input, object, record);
+                return if missing.is_empty() {
+                    Plan::act(Effect::Serve { fingerprint })
+                } else {
+                    Plan::act(Effect::Load { versions: missing })
+                };
+            }
+        } else {
+            // Nothing could encrypt until the next version is made or the root is back.
+            if let Some(effect) = evict(input, Eviction::RootLost) {
+                return Plan::act(effect);
+            }
+            evicted = Some(Eviction::RootLost);
         }
     }
     let state = match evicted {
@@ -481,7 +499,7 @@ fn due(
         .rotation_request
         .clone()
         .filter(|request| record.served_request.as_ref() != Some(request));
-    let soonest = record.last_rotation + rotation::MIN_INTERVAL;
+    let soonest = record.last_rotation + rotation::min_interval(record.versions.len());
     let current = record.versions.iter().find(|version| version.version == record.current);
     let why = if current.is_some_and(|version| version.state == VersionState::Compromised) {
         Some(Why::Compromised)
@@ -515,13 +533,15 @@ fn newly_compromised(object: &ServiceEncryptionKey, record: &Record) -> Vec<u32>
         .collect()
 }
 
-/// Versions that an edge may hold, with whether they encrypt.
+/// Versions that an edge may hold: those that may be used and can be opened.
 pub fn usable<'a>(
     object: &'a ServiceEncryptionKey,
     record: &'a Record,
+    unopenable: &'a [u32],
 ) -> impl Iterator<Item = &'a Version> + 'a {
     let allow = object.spec.allow_compromised_decrypt;
-    record.versions.iter().filter(move |version| match version.state {
+    let open = record.versions.iter().filter(|version| !unopenable.contains(&version.account_key_version));
+    open.filter(move |version| match version.state {
         VersionState::Active | VersionState::Deactivated => true,
         VersionState::Compromised => allow,
         VersionState::PreActive | VersionState::Destroyed => false,
@@ -529,7 +549,7 @@ pub fn usable<'a>(
 }
 
 fn missing_account_keys(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record) -> Vec<u32> {
-    let mut missing: Vec<u32> = usable(object, record)
+    let mut missing: Vec<u32> = usable(object, record, input.unopenable)
         .map(|version| version.account_key_version)
         .filter(|version| !input.loaded.contains(version))
         .collect();
@@ -547,7 +567,7 @@ fn fingerprint(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record
     hash.update(record.current.to_be_bytes());
     for version in &record.versions {
         hash.update(version.version.to_be_bytes());
-        hash.update([version.state as u8]);
+        hash.update([version.state as u8, u8::from(input.unopenable.contains(&version.account_key_version))]);
     }
     hash.update([u8::from(object.spec.allow_compromised_decrypt)]);
     for text in std::iter::once(input.tenant_name).chain(

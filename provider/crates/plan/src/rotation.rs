@@ -15,8 +15,11 @@ const JITTER_PART: i64 = 10;
 /// is shorter.
 const CATCH_UP: SignedDuration = SignedDuration::from_mins(5);
 
-/// Two rotations of one key are at least this far apart, however many are asked for.
-pub const MIN_INTERVAL: SignedDuration = SignedDuration::from_secs(1);
+/// Two rotations of one key are at least this far apart, however many are asked for: a second, and one more for every
+/// 64 versions, so that nobody can make an edge carry more versions than it can hold.
+pub fn min_interval(versions: usize) -> SignedDuration {
+    SignedDuration::from_secs(1 + i64::try_from(versions / 64).unwrap_or(i64::MAX / 2))
+}
 
 /// A number in `0..1_000_000` that depends on the key, its version and the purpose only.
 fn share(key_id: &[u8; 16], version: u32, purpose: &[u8]) -> i64 {

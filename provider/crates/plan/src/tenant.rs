@@ -3,13 +3,13 @@
 use jiff::{SignedDuration, Timestamp};
 use openkcm_apis::{Tenant, TenantPhase, TenantStatus, conditions};
 
-use crate::{Plan, conditions::Conditions, earliest};
+use crate::{Plan, conditions::Conditions};
 
-/// A binding that is simply not there any more (its finalizers were forced away) ends the tenant's activity after
-/// this time. Until then it is unknown, not gone.
 /// Condition of a Tenant: there is just one binding of our export in the workspace.
 const SINGLE_BINDING: &str = "SingleBinding";
 
+/// A binding that is simply not there any more (its finalizers were forced away) ends the tenant's activity after
+/// this time. Until then it is unknown, not gone.
 const ABSENT_GRACE: SignedDuration = SignedDuration::from_mins(10);
 
 /// One APIBinding to our export.
@@ -212,9 +212,4 @@ fn status(input: &Input<'_>, object: &Tenant, record: &Record, path: String) -> 
         conditions: set.done(),
         observed_generation: object.metadata.generation,
     }
-}
-
-/// When the next look is due for any of two reasons.
-pub fn sooner(one: Option<Timestamp>, two: Option<Timestamp>) -> Option<Timestamp> {
-    earliest(one, two)
 }

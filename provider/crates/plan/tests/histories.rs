@@ -194,6 +194,9 @@ proptest! {
             spec.rotation_schedule = "Never".to_owned();
         });
         world.settle();
+        // A version that replaces a compromised one waits for its distance from the last.
+        world.pass(SignedDuration::from_secs(2));
+        world.settle();
         prop_assert!(world.is_served(), "{:?}", world.object);
         let kept: Vec<_> = world.record.as_ref().unwrap().versions.iter().map(|it| it.version).collect();
         prop_assert!(had.iter().all(|number| kept.contains(number)), "{:?} of {:?}", kept, had);

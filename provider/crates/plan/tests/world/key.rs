@@ -197,6 +197,7 @@ impl World {
             object: self.object.as_ref(),
             account: self.account.clone(),
             loaded: &self.loaded,
+            unopenable: &[],
             record: self.record.clone(),
             edges: Edges {
                 handed_out: self.handed_out,
@@ -305,7 +306,7 @@ impl World {
                 assert_eq!(object.spec.state, KeyState::Enabled, "a disabled key is handed out");
                 assert_eq!(self.tenant, TenantView::Active);
                 assert!(record.delete_after.is_none());
-                let sealed = key::usable(object, record).map(|version| version.account_key_version);
+                let sealed = key::usable(object, record, &[]).map(|version| version.account_key_version);
                 assert!(sealed.into_iter().all(|version| self.loaded.contains(&version)));
                 assert_ne!(self.handed_out, Some(HandedOut::Serve(fingerprint)));
                 self.handed_out = Some(HandedOut::Serve(fingerprint));
