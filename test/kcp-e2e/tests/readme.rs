@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
+    fmt::Write as _,
     fs,
     process::{Command, Stdio},
 };
@@ -90,7 +91,8 @@ fn the_readme_shows_what_happens() {
             text.lines().map(normalised).filter(|line| !line.is_empty()).collect()
         };
         if !matches(&lines(&step.shown.join("\n")), &lines(printed)) {
-            wrong += &format!(
+            let _ = write!(
+                wrong,
                 "$ {}\nshown:\n{}\nprinted:\n{}\n\n",
                 step.command,
                 step.shown.join("\n"),
