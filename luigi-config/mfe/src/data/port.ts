@@ -89,13 +89,13 @@ export async function authorised(source: TokenSource, send: (token: string) => P
   const first = await send(token);
   if (first.status !== 401) return first;
   await first.body?.cancel();
-  if (await source.renew()) {
-    const fresh = source.token();
-    if (fresh && fresh !== token) {
-      const second = await send(fresh);
-      if (second.status !== 401) return second;
-      await second.body?.cancel();
-    }
+  // The newer token may have come while the old one was on its way.
+  let fresh = source.token();
+  if (fresh === token && (await source.renew())) fresh = source.token();
+  if (fresh && fresh !== token) {
+    const second = await send(fresh);
+    if (second.status !== 401) return second;
+    await second.body?.cancel();
   }
   throw new ApiError("session", "");
 }

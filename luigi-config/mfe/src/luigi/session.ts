@@ -118,23 +118,30 @@ export class Session extends EventTarget implements TokenSource {
     return this.renewal;
   }
 
+  /** A navigation that changes nothing is the only thing that makes Luigi send the context anew. */
+  private nudge(): void {
+    LuigiClient.addNodeParams({ ...this.route.params, [RENEW]: String(Date.now() % 100_000) }, false);
+  }
+
   private async askShell(): Promise<boolean> {
     const before = this.token();
-    // A navigation that changes nothing is the only thing that makes Luigi send the context anew.
     const updated = new Promise<void>((resolve) => {
       const finish = () => {
         clearTimeout(timer);
+        clearInterval(again);
         LuigiClient.removeContextUpdateListener(id);
         resolve();
       };
       const timer = setTimeout(finish, 5_000);
+      // The shell may be about to refresh, and does not tell when it has: an answer with the old token is no answer.
+      const again = setInterval(() => this.nudge(), 1_000);
       // Updates about other things come too, and the first one at once, with what is already known.
       let id = "";
       id = LuigiClient.addContextUpdateListener(() => {
         if (id && this.token() !== before) finish();
       });
     });
-    LuigiClient.addNodeParams({ ...this.route.params, [RENEW]: String(Date.now() % 100_000) }, false);
+    this.nudge();
     await updated;
     const fresh = this.token();
     const better = !!fresh && fresh !== before && expiry(fresh) >= expiry(before);
