@@ -443,7 +443,8 @@ fn live(
                 why: *why,
             });
         }
-        if usable(object, record, input.unopenable).any(|version| version.version == record.current) {
+        let current = record.versions.iter().find(|version| version.version == record.current);
+        if current.is_none_or(|version| !input.unopenable.contains(&version.account_key_version)) {
             let fingerprint = fingerprint(input, object, record);
             if input.edges.handed_out != Some(HandedOut::Serve(fingerprint)) {
                 let missing = missing_account_keys(input, object, record);
@@ -454,7 +455,8 @@ fn live(
                 };
             }
         } else {
-            // Nothing could encrypt until the next version is made or the root is back.
+            // An edge refuses a key whose current version it does not know. It can be known again when the next one is
+            // made or the root is back. (A compromised one is known, as such: older versions go on to decrypt.)
             if let Some(effect) = evict(input, Eviction::RootLost) {
                 return Plan::act(effect);
             }
@@ -583,7 +585,8 @@ fn fingerprint(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record
     number.max(1)
 }
 
-fn seen_version(object: &ServiceEncryptionKey) -> u32 {
+/// The version that the object's status speaks of; 0 for none.
+pub fn seen_version(object: &ServiceEncryptionKey) -> u32 {
     let status = object.status.as_ref();
     status.and_then(|status| status.current_version.as_deref()).and_then(parse_version).unwrap_or(0)
 }
