@@ -179,15 +179,9 @@ impl Provider {
         let owned = self.owns(cluster);
         if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
             let old = object.status.as_ref();
-            let conditions = old.map_or_else(Vec::new, |status| status.conditions.clone());
-            let phase = old.and_then(|status| status.phase);
-            let old = old.map(serde_json::to_value).transpose()?;
-            let new = serde_json::to_value(&status)?;
-            if self.write_status(&self.client(cluster)?, object, old, new).await? {
-                self.note_transition(cluster, object, &conditions, &status.conditions);
-                if phase != status.phase {
-                    self.wake_keys(cluster, name);
-                }
+            let wrote = self.publish(cluster, object, old, &status, |status| &status.conditions).await?;
+            if wrote && old.and_then(|status| status.phase) != status.phase {
+                self.wake_keys(cluster, name);
             }
         }
         let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };

@@ -104,13 +104,8 @@ impl Provider {
         });
         let owned = self.owns(cluster);
         if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
-            let old = object.status.as_ref();
-            let conditions = old.map_or_else(Vec::new, |status| status.conditions.clone());
-            let old = old.map(serde_json::to_value).transpose()?;
-            let new = serde_json::to_value(&status)?;
-            if self.write_status(&self.client(cluster)?, object, old, new).await? {
-                self.note_transition(cluster, object, &conditions, &status.conditions);
-            }
+            self.publish(cluster, object, object.status.as_ref(), &status, |status| &status.conditions)
+                .await?;
         }
         let Some(effect) = plan.effect else {
             self.planned(id);
@@ -195,7 +190,7 @@ impl Provider {
                     name: id.name.clone(),
                     spec: serde_json::to_value(&object.spec)?,
                     next_rotation: None,
-                    seen_version: seen_version(object),
+                    seen_version: key::seen_version(object),
                 };
                 match self.ledger.create_key(&new, &sealer, now).await {
                     Err(error @ KeychainError::LedgerBehind { .. }) => {
@@ -372,12 +367,6 @@ impl Provider {
         lock(&self.handed_out).insert(id.clone(), HandedOut::Serve(fingerprint));
         Ok(Flow::Again)
     }
-}
-
-fn seen_version(object: &ServiceEncryptionKey) -> u32 {
-    let status = object.status.as_ref();
-    let text = status.and_then(|status| status.current_version.as_deref());
-    text.and_then(openkcm_apis::parse_version).unwrap_or(0)
 }
 
 fn record(row: &ServiceKeyRow, versions: &[VersionRow]) -> key::Record {

@@ -19,6 +19,7 @@ use openkcm_logical::{
 };
 use openkcm_orchestrator::{KeyId, Orchestrator};
 use openkcm_plan::{Event, Settings, TenantView, key::HandedOut, tenant};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{metrics::Counters, roots::Roots, subject::Subject};
@@ -233,26 +234,29 @@ impl Provider {
             .collect()
     }
 
-    /// Writes the status if it says anything new. Answers whether it did.
-    pub async fn write_status<K>(
+    /// Writes the status if it says anything new, and notes when the object became ready or stopped being so. Answers
+    /// whether it wrote.
+    pub async fn publish<K, S>(
         &self,
-        client: &ScopedClient,
+        cluster: &LogicalCluster,
         object: &K,
-        old: Option<Value>,
-        new: Value,
+        old: Option<&S>,
+        new: &S,
+        conditions: fn(&S) -> &[Condition],
     ) -> anyhow::Result<bool>
     where
         K: openkcm_logical::Watched,
+        S: Serialize + Sync,
     {
-        let mut patch = new.clone();
-        if let Some(old) = &old {
-            if same_but_for_times(old, &new) {
+        let mut patch = serde_json::to_value(new)?;
+        if let Some(old) = old.map(serde_json::to_value).transpose()? {
+            if same_but_for_times(&old, &patch) {
                 return Ok(false);
             }
-            null_what_is_gone(old, &mut patch);
+            null_what_is_gone(&old, &mut patch);
         }
         let meta = object.meta();
-        client
+        self.client(cluster)?
             .patch_status::<K>(
                 meta.namespace.as_deref(),
                 meta.name.as_deref().unwrap_or_default(),
@@ -261,6 +265,7 @@ impl Provider {
             )
             .await?;
         self.counters.status_write();
+        self.note_transition(cluster, object, old.map_or(&[], conditions), conditions(new));
         Ok(true)
     }
 
@@ -299,7 +304,7 @@ impl Provider {
     }
 
     /// Notes when an object becomes ready or stops being so.
-    pub fn note_transition<K: Resource<DynamicType = ()>>(
+    fn note_transition<K: Resource<DynamicType = ()>>(
         &self,
         cluster: &LogicalCluster,
         object: &K,

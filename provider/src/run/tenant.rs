@@ -51,13 +51,8 @@ impl Provider {
             keys: self.keys.list(cluster).len(),
         });
         if let (Some(status), Some(object)) = (plan.status, object.as_deref()) {
-            let old = object.status.as_ref();
-            let conditions = old.map_or_else(Vec::new, |status| status.conditions.clone());
-            let old = old.map(serde_json::to_value).transpose()?;
-            let new = serde_json::to_value(&status)?;
-            if self.write_status(&self.client(cluster)?, object, old, new).await? {
-                self.note_transition(cluster, object, &conditions, &status.conditions);
-            }
+            self.publish(cluster, object, object.status.as_ref(), &status, |status| &status.conditions)
+                .await?;
         }
         let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
         tracing::info!(%cluster, ?effect, "tenant");
