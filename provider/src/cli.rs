@@ -5,8 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 use kcp_client_rs::LogicalCluster;
-
-use crate::telemetry::LogFormat;
+use openkcm_telemetry::LogFormat;
 
 /// OpenKCM's provider for kcp: a key chain for every workspace that binds its export.
 #[derive(Debug, Parser)]

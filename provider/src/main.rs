@@ -3,11 +3,11 @@
 mod cli;
 mod operator;
 mod run;
-mod telemetry;
 
 use anyhow::Context;
 use clap::Parser;
 use openkcm_logical::CancellationToken;
+use openkcm_telemetry::{Options, Telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
@@ -33,7 +33,13 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     // The exporter of traces wants the runtime to be there.
     let telemetry = {
         let _inside = runtime.enter();
-        telemetry::Telemetry::install(cli.log_format, &cli.log, cli.otlp_endpoint.as_deref())?
+        Telemetry::install(Options {
+            service: "openkcm-provider",
+            spans: &[run::SPANS, openkcm_logical::SPANS],
+            format: cli.log_format,
+            filter: &cli.log,
+            otlp_endpoint: cli.otlp_endpoint.as_deref(),
+        })?
     };
     let result = runtime.block_on(dispatch(cli.command));
     telemetry.shutdown();

@@ -10,9 +10,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use openkcm_telemetry::LogFormat;
 use serde_yaml_ng::Value;
-
-use super::telemetry::LogFormat;
 
 /// OpenKCM's Crypto Edge: keys next to the applications, under a lease.
 #[derive(Debug, Parser)]

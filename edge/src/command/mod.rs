@@ -4,11 +4,11 @@ mod admin;
 mod args;
 mod client;
 mod run;
-mod telemetry;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
+use openkcm_telemetry::{Options, Telemetry};
 
 use self::args::{Cli, Command};
 
@@ -45,7 +45,13 @@ fn start(cli: Cli) -> anyhow::Result<()> {
             // The exporter of traces wants the runtime to be there.
             let telemetry = {
                 let _inside = runtime.enter();
-                telemetry::Telemetry::install(args.log_format, &args.log, args.otlp_endpoint.as_deref())?
+                Telemetry::install(Options {
+                    service: "openkcm-edge",
+                    spans: &[openkcm_edge::service::SPANS],
+                    format: args.log_format,
+                    filter: &args.log,
+                    otlp_endpoint: args.otlp_endpoint.as_deref(),
+                })?
             };
             let result = runtime.block_on(run::run(*args));
             telemetry.shutdown();

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 use zeroize::Zeroize;
 
-use super::{MAX_BATCH_BYTES, Service};
+use super::{MAX_BATCH_BYTES, SPANS, Service};
 use crate::{
     auth::{self, Verified},
     caller::Caller,
@@ -29,9 +29,9 @@ pub(super) fn verified<T>(request: &Request<T>) -> Result<Verified, OpError> {
     request.extensions().get().cloned().ok_or_else(missing)
 }
 
-/// A span that exists only while traces are exported: see `TRACES` in the command's telemetry.
+/// A span that exists only while traces are exported.
 fn call_span(operation: &'static str) -> tracing::Span {
-    tracing::trace_span!(target: "openkcm_edge::call", "call", operation, code = tracing::field::Empty)
+    tracing::trace_span!(target: SPANS, "call", otel.name = operation, otel.kind = "server", code = tracing::field::Empty)
 }
 
 pub(super) fn key_address(key: Option<&Key>) -> Result<Address<'_>, OpError> {
@@ -51,8 +51,8 @@ impl Service {
         let result = span.in_scope(act);
         self.metrics.observe(operation, start.elapsed());
         self.metrics.count(operation, result.as_ref().err(), 1);
+        span.record("code", result.as_ref().err().map_or("ok", |error| error.code.as_str()));
         if let Err(error) = &result {
-            span.record("code", error.code.as_str());
             tracing::debug!(operation, code = error.code.as_str(), "refused");
         }
         result.map(Response::new).map_err(Status::from)

@@ -17,6 +17,8 @@ use crate::{auth::Authenticator, engine::Engine, envelope::MAX_MESSAGE, metrics:
 
 /// Largest gRPC message: a full message, its AAD and the envelope around both, or a batch.
 const MAX_GRPC: usize = 4 * MAX_MESSAGE;
+/// Target of the spans of applications' calls: no usual log level reaches them, an exporter of traces does.
+pub const SPANS: &str = "openkcm_edge::call";
 /// Most bytes of inputs in a batch message.
 const MAX_BATCH_BYTES: usize = 3 * MAX_MESSAGE;
 

@@ -19,8 +19,10 @@ use openkcm_keystores::{Binding, Error as StoreError, KeyStores, Reason, RootKey
 use openkcm_plan::account::{Failure, FailureKind, Probe, Verified};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, field::Empty, trace_span};
 
 use super::{
+    SPANS,
     provider::{Provider, lock},
     subject::Subject,
 };
@@ -175,36 +177,52 @@ impl Roots {
         let (memory, permits, queue) =
             (Arc::clone(&self.memory), Arc::clone(&self.permits), provider.queue.clone());
         let (interval, account) = (self.interval, row.id);
-        let keys = matches!(task, Task::Load { .. } | Task::Provision { .. }).then(|| provider.keys.clone());
-        self.tasks.spawn(async move {
+        let keys =
+            matches!(task, Task::Load { .. } | Task::Provision { .. }).then(|| provider.caches.keys.clone());
+        let span = trace_span!(target: SPANS, "root key", otel.name = task.name(), otel.kind = "client",
+            cluster = %slot.0, account = slot.1, otel.status_description = Empty);
+        let recorded = span.clone();
+        let work = async move {
             // Closed never: the semaphore lives as long as the tasks.
             let _permit = permits.acquire().await;
             // A panic in a client library must not leave the account waiting for ever.
-            let result = AssertUnwindSafe(call.run(&task)).catch_unwind().await.unwrap_or(Err(CallError::Panicked));
+            let result =
+                AssertUnwindSafe(call.run(&task)).catch_unwind().await.unwrap_or(Err(CallError::Panicked));
             if let Err(error) = &result {
-                tracing::info!(cluster = %slot.0, account = %slot.1, task = %label.split(' ').next().unwrap_or_default(),
-                    error = %chain(error), "root key call failed");
+                let error = chain(error);
+                tracing::info!(cluster = %slot.0, account = %slot.1, task = task.name(), error, "root key call failed");
+                recorded.record("otel.status_description", error);
             }
             remember(&memory, &slot, &label, &task, result, interval, account);
             queue.add(Subject::Account(slot.0.clone(), slot.1.clone()));
             // Also after a failure: they say so, and ask again.
-            for key in keys.map(|keys| keys.list(&slot.0)).into_iter().flatten() {
-                if key.spec.account_ref.name == slot.1 {
-                    queue.add(super::provider::key_subject(&slot.0, &key));
+            for (namespace, name, key) in keys.map(|keys| keys.entries(&slot.0)).into_iter().flatten() {
+                if *key.summary.account == *slot.1 {
+                    queue.add(Subject::Key(slot.0.clone(), namespace.unwrap_or_default(), name));
                 }
             }
-        });
+        };
+        self.tasks.spawn(work.instrument(span));
         None
     }
 }
 
 impl Task {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Verify { .. } => "verify",
+            Self::Provision { .. } => "provision",
+            Self::Load { .. } => "load",
+            Self::Refresh { .. } => "refresh",
+        }
+    }
+
     fn label(&self) -> String {
         match self {
-            Self::Verify { spec } => format!("verify {}", root_id(spec)),
-            Self::Provision { version, .. } => format!("provision {version}"),
-            Self::Load { version } => format!("load {version}"),
-            Self::Refresh { version } => format!("refresh {version}"),
+            Self::Verify { spec } => format!("{} {}", self.name(), root_id(spec)),
+            Self::Provision { version, .. } | Self::Load { version } | Self::Refresh { version } => {
+                format!("{} {version}", self.name())
+            }
         }
     }
 }

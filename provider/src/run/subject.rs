@@ -4,6 +4,7 @@ use std::fmt;
 
 use kcp_client_rs::LogicalCluster;
 use openkcm_logical::Laned;
+use openkcm_orchestrator::KeyId;
 
 /// One object of one workspace.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -23,6 +24,15 @@ impl Subject {
         }
     }
 
+    /// Its name within the workspace; empty for the workspace itself.
+    pub fn object(&self) -> String {
+        match self {
+            Self::Tenant(_) => String::new(),
+            Self::Account(_, name) => name.clone(),
+            Self::Key(_, namespace, name) => format!("{namespace}/{name}"),
+        }
+    }
+
     /// The kind, for metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -30,6 +40,12 @@ impl Subject {
             Self::Account(..) => "Account",
             Self::Key(..) => "ServiceEncryptionKey",
         }
+    }
+}
+
+impl From<KeyId> for Subject {
+    fn from(key: KeyId) -> Self {
+        Self::Key(key.cluster, key.namespace, key.name)
     }
 }
 
@@ -43,12 +59,10 @@ impl Laned for Subject {
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.cluster(), self.kind())?;
         match self {
-            Self::Tenant(cluster) => write!(f, "{cluster} Tenant"),
-            Self::Account(cluster, name) => write!(f, "{cluster} Account {name}"),
-            Self::Key(cluster, namespace, name) => {
-                write!(f, "{cluster} ServiceEncryptionKey {namespace}/{name}")
-            }
+            Self::Tenant(_) => Ok(()),
+            _ => write!(f, " {}", self.object()),
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct Plan {
     pub lifetime: Lifetime,
     /// Further flags of `openkcm-provider run`.
     pub provider_flags: Vec<String>,
+    /// Further flags of `openkcm-edge run`.
+    pub edge_flags: Vec<String>,
 }
 
 impl Plan {
@@ -70,6 +72,7 @@ impl Plan {
             console_url: None,
             lifetime: Lifetime::Owned,
             provider_flags: Vec::new(),
+            edge_flags: Vec::new(),
         })
     }
 }
@@ -193,6 +196,11 @@ impl Installation {
         }
     }
 
+    /// `openkcm-provider bootstrap` again, as an upgrade does.
+    pub fn publish(&self, kcp: &Kcp) -> Result<()> {
+        self.plan.publish(kcp)
+    }
+
     /// An operator's command on this installation's ledger; its standard output.
     pub fn operator(&self, args: &[&str]) -> Result<String> {
         self.plan.operator(args)
@@ -221,6 +229,7 @@ impl Installation {
                     .arg("--issuers")
                     .arg(plan.folder.join("issuers.yaml"))
                     .arg(format!("--audience={AUDIENCE}"));
+                let recipe = plan.edge_flags.iter().fold(recipe, Recipe::arg);
                 Process::start(&recipe, &plan.logs(), plan.lifetime)?
             }
         };

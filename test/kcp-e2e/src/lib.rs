@@ -7,10 +7,12 @@
 //! - [`process`]: a child process with a log, that dies with its owner or outlives it on purpose.
 //! - [`kcp`], [`workspace`]: the API server and what a user does in a workspace.
 //! - [`stores`]: the key stores.
+//! - [`collector`]: where traces go.
 //! - [`installation`]: one published export with its provider and edges; a kcp can hold several.
 //! - [`story`]: what a scenario is written in, and the report when one fails.
 #![warn(missing_docs)]
 
+pub mod collector;
 pub mod installation;
 pub mod kcp;
 pub mod paths;

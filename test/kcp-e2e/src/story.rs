@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
 use crate::{
+    collector::Collector,
     installation::{AUDIENCE, Application, EXPORT, Installation, Plan, Refusal, write_private},
     kcp::{Kcp, KcpOptions},
     paths,
@@ -70,11 +71,13 @@ impl World {
         name: &str,
         edges: usize,
         flags: &[&str],
+        edge_flags: &[&str],
         stores: &KeyStores,
     ) -> Result<Installation> {
         let mut plan = Plan::owned(&self.folder.join(name), &format!("root:providers:{name}"))?;
         plan.edges = edges;
         plan.provider_flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        plan.edge_flags = edge_flags.iter().map(|&flag| flag.to_owned()).collect();
         Installation::start(plan, &self.kcp, stores).await
     }
 }
@@ -119,7 +122,15 @@ impl Story {
 
     /// From here on the story has a provider and an edge of its own, which it may stop and kill.
     pub async fn with_own_provider(&mut self, flags: &[&str]) -> Result<()> {
-        self.own = Some(self.world.install(&self.prefix, 1, flags, self.stores()).await?);
+        self.own = Some(self.world.install(&self.prefix, 1, flags, &[], self.stores()).await?);
+        Ok(())
+    }
+
+    /// [`Self::with_own_provider`], where provider and edge send their traces to a collector.
+    pub async fn with_own_provider_traced(&mut self, collector: &Collector) -> Result<()> {
+        let flag = format!("--otlp-endpoint={}", collector.url());
+        let world = self.world;
+        self.own = Some(world.install(&self.prefix, 1, &[&flag], &[&flag], self.stores()).await?);
         Ok(())
     }
 
@@ -140,7 +151,7 @@ impl Story {
             Some(own) => Ok(own),
             None => {
                 let world = self.world;
-                SHARED.get_or_try_init(|| world.install("openkcm", 2, &[], &world.stores)).await
+                SHARED.get_or_try_init(|| world.install("openkcm", 2, &[], &[], &world.stores)).await
             }
         }
     }

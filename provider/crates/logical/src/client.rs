@@ -10,11 +10,14 @@ use kube::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use tracing::{Instrument, field::Empty, trace_span};
 
 /// A typed kind that a client can read.
 pub trait Readable: Resource<DynamicType = ()> + DeserializeOwned {}
 impl<K: Resource<DynamicType = ()> + DeserializeOwned> Readable for K {}
 
+/// Target of the spans of requests to workspaces, at level TRACE: for an exporter of traces.
+pub const SPANS: &str = "openkcm_logical::request";
 /// A write that takes longer has failed, as far as the caller is concerned.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAGE: u32 = 500;
@@ -314,8 +317,15 @@ impl Call<'_> {
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<String, ClientError> {
         let request = request.map_err(|e| self.fail(Cause::Kube(kube::Error::BuildRequest(e))))?;
-        let answer = tokio::time::timeout(PATIENCE, self.at.client.request_text(request)).await;
-        answer.map_err(|_| self.fail(Cause::Patience))?.map_err(|e| self.fail(Cause::Kube(e)))
+        let span = trace_span!(target: SPANS, "request", otel.name = self.deed, otel.kind = "client",
+            cluster = %self.at.cluster, object = self.object, otel.status_description = Empty);
+        let sent = tokio::time::timeout(PATIENCE, self.at.client.request_text(request));
+        let answer = sent.instrument(span.clone()).await.map_err(|_| Cause::Patience);
+        let result = answer.and_then(|answer| answer.map_err(Cause::Kube)).map_err(|cause| self.fail(cause));
+        if let Err(error) = &result {
+            span.record("otel.status_description", error.class().name());
+        }
+        result
     }
 
     fn decode<T: DeserializeOwned>(&self, text: &str) -> Result<T, ClientError> {
