@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kcp_client_rs::LogicalCluster;
-use openkcm_apis::{Account, AccountSpec, Impact, LEDGER_FINALIZER, ServiceEncryptionKey};
+use openkcm_apis::{Account, AccountSpec, Impact, LEDGER_FINALIZER};
 use openkcm_keychain::{
     rows::{AccountKeyRow, AccountKeyState, AccountRow, TenantRow},
     seal::Sealer,
 };
-use openkcm_logical::ErrorClass;
+use openkcm_logical::{ErrorClass, Lookup};
 use openkcm_orchestrator::KeyId;
 use openkcm_plan::{
     TenantView,
@@ -19,8 +19,9 @@ use openkcm_plan::{
 };
 
 use super::{
-    provider::{Flow, Provider, WRITTEN, Workspace, key_subject, lock, settle, until},
+    provider::{Flow, Provider, UNREADABLE, WRITTEN, Workspace, lock, settle, until},
     roots::{self, Task},
+    subject::Subject,
 };
 
 /// Service key versions that one re-wrap transaction moves.
@@ -33,6 +34,8 @@ pub struct AccountSnapshot {
     pub tenant: Option<TenantRow>,
     pub row: Option<AccountRow>,
     pub object: Option<Arc<Account>>,
+    /// The object exists, and does not fit the schema: why.
+    pub unreadable: Option<Arc<str>>,
     pub record: Option<account::Record>,
     pub view: TenantView,
 }
@@ -49,7 +52,11 @@ impl Provider {
         cluster: &LogicalCluster,
         name: &str,
     ) -> anyhow::Result<AccountSnapshot> {
-        let object = self.accounts.get(cluster, None, name);
+        let (object, unreadable) = match self.caches.accounts.open(cluster, None, name) {
+            Lookup::Found(object) => (Some(object), None),
+            Lookup::Undecodable(why) => (None, Some(why)),
+            Lookup::Absent => (None, None),
+        };
         let row = match &workspace.row {
             Some(tenant) => self.ledger.account(tenant.id, name).await?,
             None => None,
@@ -58,7 +65,8 @@ impl Provider {
             Some(row) => Some(self.account_record(row, object.as_deref()).await?),
             None => None,
         };
-        Ok(AccountSnapshot { tenant: workspace.row.clone(), row, object, record, view: workspace.view })
+        let tenant = workspace.row.clone();
+        Ok(AccountSnapshot { tenant, row, object, unreadable, record, view: workspace.view })
     }
 
     /// How the Account looks from one of its keys, with the account keys that are at hand.
@@ -70,6 +78,10 @@ impl Provider {
         now: Timestamp,
     ) -> (AccountView, Vec<u32>) {
         let loaded = snapshot.row.as_ref().map_or_else(Vec::new, |row| self.loaded(row));
+        if let Some(why) = &snapshot.unreadable {
+            let pending = AccountView::Pending { reason: UNREADABLE.to_owned(), message: why.to_string() };
+            return (pending, loaded);
+        }
         let input = self.account_input(cluster, name, snapshot, now, &[], Vec::new());
         (account::view(&input), loaded)
     }
@@ -86,14 +98,12 @@ impl Provider {
         name: &str,
         snapshot: &'a AccountSnapshot,
         now: Timestamp,
-        keys: &[Arc<ServiceEncryptionKey>],
+        keys: &[KeyId],
         lost: Vec<String>,
     ) -> account::Input<'a> {
-        let namespaces: BTreeSet<_> =
-            keys.iter().filter_map(|key| key.metadata.namespace.as_deref()).collect();
+        let namespaces: BTreeSet<_> = keys.iter().map(|key| &key.namespace).collect();
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        let clients: u64 =
-            keys.iter().map(|key| self.orchestrator.distribution(&key_id(cluster, key)).active_clients).sum();
+        let clients: u64 = keys.iter().map(|key| self.orchestrator.distribution(key).active_clients).sum();
         let desired_root = snapshot.object.as_ref().map(|object| roots::root_id(&object.spec));
         let current = snapshot.row.as_ref().and_then(AccountRow::current_key);
         let root_in_use = current.and_then(|key| roots::root_of(&key.root));
@@ -115,7 +125,11 @@ impl Provider {
                 namespaces: count(namespaces.len()),
                 active_clients: i32::try_from(clients).unwrap_or(i32::MAX),
             },
-            dependents: keys.iter().take(NAMES).map(|key| name_of(key)).collect(),
+            dependents: keys
+                .iter()
+                .take(NAMES)
+                .map(|key| format!("{}/{}", key.namespace, key.name))
+                .collect(),
             lost,
         }
     }
@@ -160,8 +174,11 @@ impl Provider {
             return Ok(self.unknown(cluster));
         }
         let snapshot = self.account_snapshot(&workspace, cluster, name).await?;
-        let keys: Vec<_> =
-            self.keys.list(cluster).into_iter().filter(|key| key.spec.account_ref.name == name).collect();
+        if let Some(why) = &snapshot.unreadable {
+            let subject = Subject::Account(cluster.clone(), name.to_owned());
+            return self.unreadable::<Account>(&subject, None, name, why).await;
+        }
+        let keys = self.keys_under(cluster, name);
         let lost = match &snapshot.row {
             Some(row) => self.lost_versions(cluster, name, row).await?,
             None => Vec::new(),
@@ -170,8 +187,8 @@ impl Provider {
         if matches!(account::view(&input), AccountView::Unavailable { .. }) {
             // Whoever still serves a key of a lost root takes it back now, whatever else this round brings.
             for key in &keys {
-                if matches!(lock(&self.handed_out).get(&key_id(cluster, key)), Some(HandedOut::Serve(_))) {
-                    self.queue.add(key_subject(cluster, key));
+                if matches!(lock(&self.handed_out).get(key), Some(HandedOut::Serve(_))) {
+                    self.queue.add(Subject::from(key.clone()));
                 }
             }
         }
@@ -337,20 +354,4 @@ impl Provider {
         }
         Ok(lost)
     }
-}
-
-pub fn key_id(cluster: &LogicalCluster, key: &ServiceEncryptionKey) -> KeyId {
-    KeyId {
-        cluster: cluster.clone(),
-        namespace: key.metadata.namespace.clone().unwrap_or_default(),
-        name: key.metadata.name.clone().unwrap_or_default(),
-    }
-}
-
-fn name_of(key: &ServiceEncryptionKey) -> String {
-    format!(
-        "{}/{}",
-        key.metadata.namespace.as_deref().unwrap_or_default(),
-        key.metadata.name.as_deref().unwrap_or_default()
-    )
 }

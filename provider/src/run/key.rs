@@ -60,11 +60,15 @@ impl Provider {
             }
             return Ok(if off { Flow::Wait(None) } else { self.unknown(cluster) });
         }
-        let object = match self.keys.look(cluster, Some(&id.namespace), &id.name) {
+        let object = match self.caches.keys.open(cluster, Some(&id.namespace), &id.name) {
             Lookup::Found(object) => Some(object),
             Lookup::Absent => None,
             // Announced again when it can be read; until then nothing is decided about it.
-            Lookup::Undecodable(_) => return Ok(Flow::Wait(None)),
+            Lookup::Undecodable(why) => {
+                let subject = Subject::from(id.clone());
+                let (namespace, name) = (Some(id.namespace.as_str()), id.name.as_str());
+                return self.unreadable::<ServiceEncryptionKey>(&subject, namespace, name, &why).await;
+            }
         };
         let row = match &workspace.row {
             Some(tenant) => self.ledger.key(tenant.id, &id.namespace, &id.name).await?,

@@ -130,27 +130,17 @@ impl Scrape {
     /// Objects by their state, from the caches.
     fn states(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let provider = &self.0;
+        let caches = &provider.caches;
         let mut accounts = BTreeMap::<String, i64>::new();
-        for cluster in provider.accounts.clusters() {
-            for account in provider.accounts.list(&cluster) {
-                let phase = account.status.as_ref().and_then(|status| status.phase);
-                *accounts
-                    .entry(phase.map_or_else(|| "New".to_owned(), |phase| format!("{phase:?}")))
-                    .or_default() += 1;
-            }
+        for account in caches.accounts.clusters().iter().flat_map(|cluster| caches.accounts.list(cluster)) {
+            let phase = account.summary.map_or_else(|| "New".to_owned(), |phase| format!("{phase:?}"));
+            *accounts.entry(phase).or_default() += 1;
         }
         let (mut keys, mut overdue) = (BTreeMap::<String, i64>::new(), 0);
-        for cluster in provider.keys.clusters() {
-            for key in provider.keys.list(&cluster) {
-                let Some(status) = &key.status else { continue };
-                let state = status.state.map_or_else(|| "New".to_owned(), |state| format!("{state:?}"));
-                *keys.entry(state).or_default() += 1;
-                let late = |condition: &openkcm_apis::Condition| {
-                    condition.type_ == openkcm_apis::conditions::ROTATION_OVERDUE
-                        && condition.status == "True"
-                };
-                overdue += i64::from(status.conditions.iter().any(late));
-            }
+        for key in caches.keys.clusters().iter().flat_map(|cluster| caches.keys.list(cluster)) {
+            let state = key.summary.state.map_or_else(|| "New".to_owned(), |state| format!("{state:?}"));
+            *keys.entry(state).or_default() += 1;
+            overdue += i64::from(key.summary.overdue);
         }
         for (name, help, label, counts) in [
             ("openkcm_accounts", "Accounts by phase", "phase", accounts),

@@ -1,6 +1,7 @@
 //! `openkcm-provider run`: everything wired together.
 
 mod account;
+mod caches;
 mod http;
 mod key;
 mod metrics;
@@ -17,25 +18,24 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
-use kcp_client_rs::apis::ApiBinding;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use openkcm_apis::{Account, ServiceEncryptionKey, Tenant};
 use openkcm_keychain::{AccountKeys, Ledger, Location};
 use openkcm_keystores::{Config as StoresConfig, KeyStores};
-use openkcm_logical::{
-    CancellationToken, Membership, MembershipOptions, Queue, Recorder, World, trim_metadata,
-};
+use openkcm_logical::{CancellationToken, Membership, MembershipOptions, Queue, Recorder, World};
 use openkcm_orchestrator::{Config as OrchestratorConfig, Orchestrator, SystemClock};
 use openkcm_plan::Settings;
 use tokio::task::JoinSet;
 
 use self::{
+    caches::Caches,
     provider::{Provider, Times, lock},
     roots::Roots,
     subject::Subject,
 };
 use crate::cli::{LedgerArgs, RunArgs};
 
+/// Target of the spans of reconciles and of calls to root keys: no usual log level reaches them, an exporter of traces does.
+pub const SPANS: &str = "openkcm_provider::work";
 /// How long an unwrapped account key stays in memory before the root key is asked again.
 const ACCOUNT_KEY_LIFETIME: Duration = Duration::from_secs(3_600);
 /// How often the ledger is asked whether somebody else (operator, other replica) changed something.
@@ -78,10 +78,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     .context("start the orchestrator")?;
 
     let mut builder = World::builder(workspace.clone(), &args.export);
-    let bindings = builder.watch::<ApiBinding>(trim_metadata);
-    let tenants = builder.watch::<Tenant>(trim_metadata);
-    let accounts = builder.watch::<Account>(trim_metadata);
-    let keys = builder.watch::<ServiceEncryptionKey>(trim_metadata);
+    let caches = Caches::watch(&mut builder, &args.export);
     // The watches start with the driver, after the provider is there.
     let late: Arc<OnceLock<Arc<Provider>>> = Arc::default();
     let listener = Arc::clone(&late);
@@ -103,10 +100,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     let interval = args.probe_interval;
     let provider = Arc::new(Provider {
         world,
-        bindings,
-        tenants,
-        accounts,
-        keys,
+        caches,
         queue: Queue::default(),
         ledger,
         account_keys: Arc::new(AccountKeys::new(ACCOUNT_KEY_LIFETIME)),
@@ -114,7 +108,6 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         orchestrator,
         recorder,
         membership,
-        export: args.export.clone(),
         times: Times {
             plan: Settings { started: Timestamp::now(), root_loss_grace: args.root_loss_grace },
             retention: args.retention,
@@ -125,6 +118,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         handed_out: Mutex::default(),
         unplanned: Mutex::default(),
         refused: Mutex::default(),
+        told_unreadable: Mutex::default(),
     });
     if late.set(Arc::clone(&provider)).is_err() {
         anyhow::bail!("the provider was made twice");
@@ -326,14 +320,8 @@ async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
 }
 
 fn wake_all_seen(provider: &Provider) {
-    for cluster in provider.bindings.clusters() {
+    for cluster in provider.caches.bindings.clusters() {
         provider.queue.add(Subject::Tenant(cluster.clone()));
-        for account in provider.accounts.list(&cluster) {
-            let name = account.metadata.name.clone().unwrap_or_default();
-            provider.queue.add(Subject::Account(cluster.clone(), name));
-        }
-        for key in provider.keys.list(&cluster) {
-            provider.queue.add(provider::key_subject(&cluster, &key));
-        }
+        provider.wake_objects(&cluster);
     }
 }

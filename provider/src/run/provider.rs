@@ -9,20 +9,23 @@ use std::{
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
-use kcp_client_rs::{LogicalCluster, apis::ApiBinding, logical_cluster::PATH_ANNOTATION};
-use kube::Resource;
-use openkcm_apis::{Account, Condition, ServiceEncryptionKey, Tenant, conditions};
+use kcp_client_rs::{LogicalCluster, apis::ApiBinding};
+use kube::{Resource, core::PartialObjectMeta};
+use openkcm_apis::{
+    Account, Condition, ConditionStatus, ServiceEncryptionKey, Tenant, conditions, set_condition,
+};
 use openkcm_keychain::{AccountKeys, Ledger, rows::TenantRow};
 use openkcm_logical::{
-    Cache, Change, ErrorClass, EventType, Membership, Outcome, Preconditions, Presence, Queue, Recorder,
-    ScopedClient, World,
+    Change, ErrorClass, EventType, Membership, Outcome, Preconditions, Presence, Queue, Recorder,
+    ScopedClient, What, World,
 };
 use openkcm_orchestrator::{KeyId, Orchestrator};
 use openkcm_plan::{Event, Settings, TenantView, key::HandedOut, tenant};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tracing::{Instrument, field::Empty, trace_span};
 
-use super::{metrics::Counters, roots::Roots, subject::Subject};
+use super::{SPANS, caches::Caches, metrics::Counters, roots::Roots, subject::Subject};
 
 /// A round that does not settle after so many effects is put back into the queue, so that others get a turn.
 const MAX_EFFECTS: usize = 64;
@@ -37,10 +40,7 @@ pub struct Times {
 /// Everything that the reconciles share.
 pub struct Provider {
     pub world: World,
-    pub bindings: Cache<ApiBinding>,
-    pub tenants: Cache<Tenant>,
-    pub accounts: Cache<Account>,
-    pub keys: Cache<ServiceEncryptionKey>,
+    pub caches: Caches,
     pub queue: Queue<Subject>,
     pub ledger: Ledger,
     pub account_keys: Arc<AccountKeys>,
@@ -48,7 +48,6 @@ pub struct Provider {
     pub orchestrator: Orchestrator,
     pub recorder: Recorder,
     pub membership: Option<Membership>,
-    pub export: String,
     pub times: Times,
     pub counters: Counters,
     /// Since when a workspace that the ledger calls bound is visible without a binding.
@@ -57,9 +56,14 @@ pub struct Provider {
     pub handed_out: Mutex<HashMap<KeyId, HandedOut>>,
     /// Service keys that were not planned yet since the start; none before they are counted.
     pub unplanned: Mutex<Option<HashSet<Subject>>>,
+    /// What was said last of objects that do not fit their type.
+    pub told_unreadable: Mutex<HashMap<Subject, Arc<str>>>,
     /// Keys that the ledger refused to make, and why, until an operator changes something.
     pub refused: Mutex<HashMap<KeyId, String>>,
 }
+
+/// The reason in the condition of an object that does not fit its type.
+pub const UNREADABLE: &str = "Unreadable";
 
 /// How a step of a round ended.
 pub enum Flow {
@@ -87,11 +91,19 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Provider {
     /// Reconciles one subject; called by the queue.
     pub async fn reconcile(self: Arc<Self>, subject: Subject) -> Outcome {
-        let result = match &subject {
-            Subject::Tenant(cluster) => self.tenant(cluster).await,
-            Subject::Account(cluster, name) => self.account(cluster, name).await,
-            Subject::Key(cluster, namespace, name) => self.key(cluster, namespace, name).await,
+        let span = trace_span!(target: SPANS, "reconcile", otel.name = subject.kind(),
+            cluster = %subject.cluster(), object = subject.object(), otel.status_description = Empty);
+        let round = async {
+            match &subject {
+                Subject::Tenant(cluster) => self.tenant(cluster).await,
+                Subject::Account(cluster, name) => self.account(cluster, name).await,
+                Subject::Key(cluster, namespace, name) => self.key(cluster, namespace, name).await,
+            }
         };
+        let result = round.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            span.record("otel.status_description", format!("{error:#}"));
+        }
         self.counters.round(subject.kind(), result.is_ok());
         match result {
             Ok(next) => next.map_or(Outcome::Done, Outcome::After),
@@ -121,24 +133,34 @@ impl Provider {
         if change.is::<ApiBinding>() || change.is::<Tenant>() {
             self.queue.add(Subject::Tenant(cluster));
         } else if change.is::<Account>() {
-            self.queue.add(Subject::Account(cluster.clone(), change.name.clone()));
+            let subject = Subject::Account(cluster.clone(), change.name.clone());
+            self.note_readable(&subject, &change.what);
+            self.queue.add(subject);
             self.queue.add_after(Subject::Tenant(cluster), soon);
         } else if change.is::<ServiceEncryptionKey>() {
             let namespace = change.namespace.clone().unwrap_or_default();
-            match self.keys.get(&cluster, Some(&namespace), &change.name) {
+            match self.caches.keys.get(&cluster, Some(&namespace), &change.name) {
                 Some(key) => {
-                    let account = key.spec.account_ref.name.clone();
+                    let account = key.summary.account.to_string();
                     self.queue.add_after(Subject::Account(cluster.clone(), account), soon);
                 }
                 None => {
-                    for account in self.accounts.list(&cluster) {
-                        let name = account.metadata.name.clone().unwrap_or_default();
-                        self.queue.add_after(Subject::Account(cluster.clone(), name), soon);
+                    for (_, account, _) in self.caches.accounts.entries(&cluster) {
+                        self.queue.add_after(Subject::Account(cluster.clone(), account), soon);
                     }
                 }
             }
-            self.queue.add(Subject::Key(cluster.clone(), namespace, change.name.clone()));
+            let subject = Subject::Key(cluster.clone(), namespace, change.name.clone());
+            self.note_readable(&subject, &change.what);
+            self.queue.add(subject);
             self.queue.add_after(Subject::Tenant(cluster), soon);
+        }
+    }
+
+    /// If the object does not fit its type another time, that is said again.
+    fn note_readable(&self, subject: &Subject, what: &What) {
+        if !matches!(what, What::Undecodable(_)) {
+            lock(&self.told_unreadable).remove(subject);
         }
     }
 
@@ -151,22 +173,35 @@ impl Provider {
         for key in self.ledger.keys(row.id).await? {
             self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
         }
-        for account in self.accounts.list(cluster) {
-            self.queue
-                .add(Subject::Account(cluster.clone(), account.metadata.name.clone().unwrap_or_default()));
-        }
-        for key in self.keys.list(cluster) {
-            self.queue.add(key_subject(cluster, &key));
-        }
+        self.wake_objects(cluster);
         Ok(())
+    }
+
+    /// Puts every account and key that kcp has of a workspace into the queue.
+    pub fn wake_objects(&self, cluster: &LogicalCluster) {
+        for (_, account, _) in self.caches.accounts.entries(cluster) {
+            self.queue.add(Subject::Account(cluster.clone(), account));
+        }
+        for (namespace, name, _) in self.caches.keys.entries(cluster) {
+            self.queue.add(Subject::Key(cluster.clone(), namespace.unwrap_or_default(), name));
+        }
+    }
+
+    /// The keys under an account.
+    pub fn keys_under(&self, cluster: &LogicalCluster, account: &str) -> Vec<KeyId> {
+        let keys = self.caches.keys.entries(cluster).into_iter();
+        keys.filter(|(_, _, key)| *key.summary.account == *account)
+            .map(|(namespace, name, _)| {
+                let namespace = namespace.unwrap_or_default();
+                KeyId { cluster: cluster.clone(), namespace, name }
+            })
+            .collect()
     }
 
     /// Puts every key under an account into the queue.
     pub fn wake_keys(&self, cluster: &LogicalCluster, account: &str) {
-        for key in self.keys.list(cluster) {
-            if key.spec.account_ref.name == account {
-                self.queue.add(key_subject(cluster, &key));
-            }
+        for key in self.keys_under(cluster, account) {
+            self.queue.add(Subject::from(key));
         }
     }
 
@@ -214,24 +249,17 @@ impl Provider {
 
     /// Whether what the caches say of the workspace is the present state.
     pub fn is_visible(&self, cluster: &LogicalCluster) -> bool {
+        let caches = &self.caches;
         self.world.presence(cluster) != Presence::Unknown
-            && self.bindings.undecodable(cluster).is_empty()
-            && !self.bindings.is_stale(cluster)
-            && !self.tenants.is_stale(cluster)
-            && !self.accounts.is_stale(cluster)
-            && !self.keys.is_stale(cluster)
+            && caches.bindings.undecodable(cluster).is_empty()
+            && !caches.bindings.is_stale(cluster)
+            && !caches.tenants.is_stale(cluster)
+            && !caches.accounts.is_stale(cluster)
+            && !caches.keys.is_stale(cluster)
     }
 
     fn our_bindings(&self, cluster: &LogicalCluster) -> Vec<tenant::Binding> {
-        let ours = |binding: &Arc<ApiBinding>| {
-            binding.spec.reference.export.as_ref().is_some_and(|export| export.name == self.export)
-        };
-        self.bindings
-            .list(cluster)
-            .iter()
-            .filter(|binding| ours(binding))
-            .map(|binding| view_of(binding))
-            .collect()
+        self.caches.bindings.list(cluster).iter().filter_map(|binding| (**binding).clone()).collect()
     }
 
     /// Writes the status if it says anything new, and notes when the object became ready or stopped being so. Answers
@@ -267,6 +295,50 @@ impl Provider {
         self.counters.status_write();
         self.note_transition(cluster, object, old.map_or(&[], conditions), conditions(new));
         Ok(true)
+    }
+
+    /// Says in the status of an object that does not fit its type, once, why it is left alone. If it is being deleted it is
+    /// let go: what the ledger knows of it stays, and comes back as it was recorded.
+    pub async fn unreadable<K: openkcm_logical::Watched>(
+        &self,
+        subject: &Subject,
+        namespace: Option<&str>,
+        name: &str,
+        why: &Arc<str>,
+    ) -> anyhow::Result<Flow> {
+        if !self.owns(subject.cluster()) {
+            return Ok(Flow::Wait(None));
+        }
+        let client = self.client(subject.cluster())?;
+        let Some(object) = client.get::<PartialObjectMeta<K>>(namespace, name).await? else {
+            return Ok(Flow::Wait(None));
+        };
+        let meta = &object.metadata;
+        if meta.deletion_timestamp.is_some() {
+            if meta.finalizers.iter().flatten().any(|finalizer| finalizer == openkcm_apis::LEDGER_FINALIZER) {
+                self.set_finalizer(&client, &object, false).await?;
+            }
+            return Ok(Flow::Wait(None));
+        }
+        if lock(&self.told_unreadable).get(subject) == Some(why) {
+            return Ok(Flow::Wait(None));
+        }
+        // serde adds where in the JSON, which nobody sees.
+        let what = why.rsplit_once(" at line ").map_or(&**why, |(what, _)| what);
+        let message = format!(
+            "OpenKCM cannot read this object and leaves it as it is: {what}. Correct it, or delete it and create it again; \
+             what is allowed: kubectl explain {}.spec",
+            K::plural(&())
+        );
+        let mut conditions = Vec::new();
+        let (ready, no) = (conditions::READY, ConditionStatus::False);
+        set_condition(&mut conditions, ready, no, UNREADABLE, &message, meta.generation, Timestamp::now());
+        let only_if = Preconditions { uid: meta.uid.as_deref(), resource_version: None };
+        let status = json!({ "conditions": conditions });
+        client.patch_status::<PartialObjectMeta<K>>(namespace, name, &status, only_if).await?;
+        self.counters.status_write();
+        lock(&self.told_unreadable).insert(subject.clone(), Arc::clone(why));
+        Ok(Flow::Wait(None))
     }
 
     /// Adds or removes our finalizer.
@@ -350,35 +422,6 @@ where
 /// From now until `at`, at least a little, so that a time that has just come is not waited for in a busy loop.
 pub fn until(now: Timestamp, at: Option<Timestamp>) -> Option<Duration> {
     at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_millis(50)))
-}
-
-pub fn key_subject(cluster: &LogicalCluster, key: &ServiceEncryptionKey) -> Subject {
-    let meta = &key.metadata;
-    Subject::Key(
-        cluster.clone(),
-        meta.namespace.clone().unwrap_or_default(),
-        meta.name.clone().unwrap_or_default(),
-    )
-}
-
-fn view_of(binding: &ApiBinding) -> tenant::Binding {
-    let accepted = |claim: &kcp_client_rs::apis::ApiBindingStatusExportPermissionClaim| {
-        let applied = binding.status.iter().flat_map(|status| &status.applied_permission_claims);
-        applied.into_iter().any(|applied| applied.resource == claim.resource && applied.group == claim.group)
-    };
-    let claims = binding.status.iter().flat_map(|status| &status.export_permission_claims);
-    tenant::Binding {
-        bound: binding.is_bound(),
-        deleting: binding.metadata.deletion_timestamp.is_some(),
-        path: binding.metadata.annotations.as_ref().and_then(|all| all.get(PATH_ANNOTATION)).cloned(),
-        unaccepted_claims: claims
-            .filter(|claim| !accepted(claim))
-            .map(|claim| match claim.group.as_deref() {
-                None | Some("") => claim.resource.clone(),
-                Some(group) => format!("{}.{group}", claim.resource),
-            })
-            .collect(),
-    }
 }
 
 /// Equal, or different only in a time that is written rarely on purpose.

@@ -35,7 +35,7 @@ impl Provider {
             }
         };
         // A workspace that is not deleted has one Tenant object at most.
-        let object = self.tenants.list(cluster).into_iter().next();
+        let object = self.caches.tenants.list(cluster).first().and_then(|tenant| tenant.open());
         if !visible && (row.is_some() || tenant::is_bound(&bindings)) {
             return Ok(self.unknown(cluster));
         }
@@ -45,18 +45,18 @@ impl Provider {
             visible,
             absent_since,
             bindings,
-            object: object.as_deref(),
+            object: object.as_ref(),
             record: row.as_ref().map(record),
-            accounts: self.accounts.list(cluster).len(),
-            keys: self.keys.list(cluster).len(),
+            accounts: self.caches.accounts.list(cluster).len(),
+            keys: self.caches.keys.list(cluster).len(),
         });
-        if let (Some(status), Some(object)) = (plan.status, object.as_deref()) {
+        if let (Some(status), Some(object)) = (plan.status, object.as_ref()) {
             self.publish(cluster, object, object.status.as_ref(), &status, |status| &status.conditions)
                 .await?;
         }
         let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
         tracing::info!(%cluster, ?effect, "tenant");
-        self.tenant_effect(cluster, row.as_ref(), object.as_deref(), effect, now).await
+        self.tenant_effect(cluster, row.as_ref(), object.as_ref(), effect, now).await
     }
 
     async fn tenant_effect(

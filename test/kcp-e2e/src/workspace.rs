@@ -37,6 +37,7 @@ kinds! {
     SERVICE_KEY = "openkcm.io" "v1alpha1" "ServiceEncryptionKey" "serviceencryptionkeys";
     BINDING = "apis.kcp.io" "v1alpha2" "APIBinding" "apibindings";
     EXPORT = "apis.kcp.io" "v1alpha2" "APIExport" "apiexports";
+    SCHEMA = "apis.kcp.io" "v1alpha1" "APIResourceSchema" "apiresourceschemas";
     WORKSPACE = "tenancy.kcp.io" "v1alpha1" "Workspace" "workspaces";
     LOGICAL_CLUSTER = "core.kcp.io" "v1alpha1" "LogicalCluster" "logicalclusters";
     NAMESPACE = "" "v1" "Namespace" "namespaces";

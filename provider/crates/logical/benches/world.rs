@@ -8,7 +8,6 @@
 mod synthetic;
 
 use std::{
-    hash::{DefaultHasher, Hash, Hasher},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -29,7 +28,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("serve") => synthetic::serve(),
         Some("measure") => {
-            runtime().block_on(measure(arguments[1].parse().unwrap(), arguments[2] == "compact"));
+            runtime().block_on(measure(arguments[1].parse().unwrap(), arguments[2] == "packed"));
         }
         _ => table(&arguments),
     }
@@ -57,7 +56,7 @@ fn table(sizes: &[String]) {
     );
     for size in sizes {
         let me = std::env::current_exe().unwrap();
-        for stored in ["typed", "compact"] {
+        for stored in ["typed", "packed"] {
             assert!(Command::new(&me).args(["measure", &size, stored]).status().unwrap().success());
         }
     }
@@ -73,41 +72,7 @@ impl Drop for Server {
     }
 }
 
-/// What a controller needs between two reconciles, of any kind: what was asked for, and whether what was last said
-/// about it still stands.
-struct Compact<S> {
-    _uid: [u8; 16],
-    _version: u64,
-    _generation: u32,
-    _deleting: bool,
-    /// Of `.status`: equal if and only if nobody touched it.
-    _status: u64,
-    _spec: S,
-}
-
-impl<S> Compact<S> {
-    fn of<K: ResourceExt + serde::Serialize>(object: &K, spec: S) -> Self {
-        let hex = |c: u8| char::from(c).to_digit(16).unwrap_or(0) as u8;
-        let uid = object.uid().unwrap_or_default();
-        let digits: Vec<u8> = uid.bytes().filter(u8::is_ascii_hexdigit).map(hex).collect();
-        let mut bytes = [0; 16];
-        bytes.iter_mut().zip(digits.chunks(2)).for_each(|(byte, pair)| *byte = pair[0] << 4 | pair[1]);
-        let status =
-            serde_json::to_value(object).map(|object| object["status"].to_string()).unwrap_or_default();
-        let mut hasher = DefaultHasher::new();
-        status.hash(&mut hasher);
-        Self {
-            _uid: bytes,
-            _version: object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0),
-            _generation: object.meta().generation.unwrap_or(0) as u32,
-            _deleting: object.meta().deletion_timestamp.is_some(),
-            _status: hasher.finish(),
-            _spec: spec,
-        }
-    }
-}
-
-async fn measure(workspaces: u64, compact: bool) {
+async fn measure(workspaces: u64, packed: bool) {
     let me = std::env::current_exe().unwrap();
     let mut server = Server(Command::new(me).arg("serve").stdout(Stdio::piped()).spawn().unwrap());
     let mut port = String::new();
@@ -119,30 +84,24 @@ async fn measure(workspaces: u64, compact: bool) {
     let before = memory("VmRSS");
 
     let mut builder = World::builder(config, "openkcm.io");
-    let read_all: Box<dyn Fn() -> usize> = if compact {
+    // Both read every key as its type.
+    let read_all: Box<dyn Fn() -> usize> = if packed {
+        // What OpenKCM's provider decides about bindings.
         builder.watch_as(|binding: ApiBinding| {
             let path: Option<Box<str>> =
                 binding.annotations().get("kcp.io/path").map(|path| path.as_str().into());
-            Compact::of(&binding, (binding.is_bound(), path.unwrap_or_default()))
+            (binding.is_bound(), binding.metadata.deletion_timestamp.is_some(), path)
         });
-        builder.watch_as(|tenant: Tenant| Compact::of(&tenant, ()));
-        builder.watch_as(|account: Account| {
-            let Account { spec, .. } = &account;
-            let access = spec.access.clone().map(Box::new);
-            let reference: Box<str> = spec.key_reference.as_str().into();
-            Compact::of(&account, (spec.provider_type, reference, access))
+        builder.watch_packed(trim_metadata, |_: &Tenant| ());
+        builder.watch_packed(trim_metadata, |account: &Account| account.status.as_ref()?.phase);
+        let keys = builder.watch_packed(trim_metadata, |key: &ServiceEncryptionKey| {
+            let account: Box<str> = key.spec.account_ref.name.as_str().into();
+            (account, key.status.as_ref().and_then(|status| status.state))
         });
-        let keys = builder.watch_as(|key: ServiceEncryptionKey| {
-            let spec = &key.spec;
-            let schedule: Box<str> = spec.rotation_schedule.as_str().into();
-            let request: Option<Box<str>> = spec.rotation_request.as_deref().map(Into::into);
-            let account: Box<str> = spec.account_ref.name.as_str().into();
-            Compact::of(
-                &key,
-                (account, schedule, request, spec.state, spec.clients.clone().into_boxed_slice()),
-            )
-        });
-        Box::new(move || keys.clusters().iter().map(|cluster| keys.list(cluster).len()).sum())
+        Box::new(move || {
+            let clusters = keys.clusters();
+            clusters.iter().flat_map(|cluster| keys.list(cluster)).filter(|key| key.open().is_some()).count()
+        })
     } else {
         builder.watch::<ApiBinding>(trim_metadata);
         builder.watch::<Tenant>(trim_metadata);
@@ -191,7 +150,7 @@ async fn measure(workspaces: u64, compact: bool) {
 
     println!(
         "{:>8} {workspaces:>10} {objects:>9} {:>9.2} {:>9.1} {:>9} {:>9.2} {:>10.1} {events:>10.0} {reads:>11.0}",
-        if compact { "compact" } else { "typed" },
+        if packed { "packed" } else { "typed" },
         cold.as_secs_f64(),
         mib(rss),
         rss / objects,

@@ -87,6 +87,19 @@ impl<V: Send + Sync + 'static> Cache<V> {
         store.items(cluster).iter().filter_map(|item| good(&item.body)).collect()
     }
 
+    /// The readable objects of a workspace with their (namespace, name), sorted by them.
+    pub fn entries(&self, cluster: &LogicalCluster) -> Vec<(Option<String>, String, Arc<V>)> {
+        let store = self.read();
+        let good = store.items(cluster).iter().filter_map(|item| match &item.body {
+            Body::Good(object) => {
+                let (namespace, name) = item.parts();
+                Some((namespace.map(str::to_owned), name.to_owned(), object.clone()))
+            }
+            Body::Bad(_) => None,
+        });
+        good.collect()
+    }
+
     /// (namespace, name, why) of the objects of a workspace that do not fit their type.
     pub fn undecodable(&self, cluster: &LogicalCluster) -> Vec<(Option<String>, String, Arc<str>)> {
         let store = self.read();

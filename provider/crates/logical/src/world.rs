@@ -8,12 +8,15 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use kcp_client_rs::LogicalCluster;
 use kube::Client;
+use serde::Serialize;
 
 use crate::{
-    Cache, CancellationToken, Change, Endpoint, Health, Kind, Metrics, ScopedClient, WatchHealth, Watched,
+    Cache, CancellationToken, Change, Endpoint, Health, Kind, Metrics, Packed, ScopedClient, WatchHealth,
+    Watched,
     cache::Kept,
     driver::{Driver, Start},
     endpoint::{Roster, Site},
+    packed::Packer,
     store::Listing,
     watch::{Follower, Notice, Shape},
 };
@@ -106,6 +109,21 @@ impl Builder {
             })
         }));
         cache
+    }
+
+    /// Watch a kind, and keep its objects compressed: for fleets. `trim` as in [`Builder::watch`]; `summary` takes out what
+    /// is read so often, or of so many objects at once, that it should not be decoded each time.
+    pub fn watch_packed<K: Watched + Serialize, S: Send + Sync + 'static>(
+        &mut self,
+        trim: fn(&mut K),
+        summary: impl Fn(&K) -> S + Send + Sync + 'static,
+    ) -> Cache<Packed<K, S>> {
+        let packer = Packer::default();
+        self.watch_as(move |mut object: K| {
+            trim(&mut object);
+            let summary = summary(&object);
+            packer.pack(&object, summary)
+        })
     }
 
     /// Called for every change, after it is in the cache, by the task that put it there: be quick, for example add

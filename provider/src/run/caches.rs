@@ -1,0 +1,75 @@
+//! What is kept in memory of each object that is watched. There can be a million of them: bindings are boiled down to what
+//! is decided about, the others are compressed and decoded for the one round that is about them.
+
+use kcp_client_rs::{
+    apis::{ApiBinding, ApiBindingStatusExportPermissionClaim},
+    logical_cluster::PATH_ANNOTATION,
+};
+use openkcm_apis::{
+    Account, AccountPhase, EffectiveState, ServiceEncryptionKey, Tenant, conditions::ROTATION_OVERDUE,
+};
+use openkcm_logical::{Builder, Cache, Packed, trim_metadata};
+use openkcm_plan::tenant;
+
+/// Everything the provider watches.
+pub struct Caches {
+    /// `None`: a binding to another export.
+    pub bindings: Cache<Option<tenant::Binding>>,
+    pub tenants: Cache<Packed<Tenant, ()>>,
+    /// With the phase, for the metrics.
+    pub accounts: Cache<Packed<Account, Option<AccountPhase>>>,
+    pub keys: Cache<Packed<ServiceEncryptionKey, KeySummary>>,
+}
+
+/// What is asked of all keys of a workspace at once.
+pub struct KeySummary {
+    /// Name of the Account in the spec.
+    pub account: Box<str>,
+    /// `None`: no status yet.
+    pub state: Option<EffectiveState>,
+    pub overdue: bool,
+}
+
+impl Caches {
+    pub fn watch(builder: &mut Builder, export: &str) -> Self {
+        let export = export.to_owned();
+        Self {
+            bindings: builder.watch_as(move |binding: ApiBinding| {
+                let ours = binding.spec.reference.export.as_ref().is_some_and(|it| it.name == export);
+                ours.then(|| view_of(&binding))
+            }),
+            tenants: builder.watch_packed(trim_metadata, |_| ()),
+            accounts: builder.watch_packed(trim_metadata, |account: &Account| account.status.as_ref()?.phase),
+            keys: builder.watch_packed(trim_metadata, |key: &ServiceEncryptionKey| {
+                let conditions = key.status.iter().flat_map(|status| &status.conditions);
+                KeySummary {
+                    account: key.spec.account_ref.name.as_str().into(),
+                    state: key.status.as_ref().and_then(|status| status.state),
+                    overdue: conditions
+                        .into_iter()
+                        .any(|it| it.type_ == ROTATION_OVERDUE && it.status == "True"),
+                }
+            }),
+        }
+    }
+}
+
+fn view_of(binding: &ApiBinding) -> tenant::Binding {
+    let accepted = |claim: &ApiBindingStatusExportPermissionClaim| {
+        let applied = binding.status.iter().flat_map(|status| &status.applied_permission_claims);
+        applied.into_iter().any(|applied| applied.resource == claim.resource && applied.group == claim.group)
+    };
+    let claims = binding.status.iter().flat_map(|status| &status.export_permission_claims);
+    tenant::Binding {
+        bound: binding.is_bound(),
+        deleting: binding.metadata.deletion_timestamp.is_some(),
+        path: binding.metadata.annotations.as_ref().and_then(|all| all.get(PATH_ANNOTATION)).cloned(),
+        unaccepted_claims: claims
+            .filter(|claim| !accepted(claim))
+            .map(|claim| match claim.group.as_deref() {
+                None | Some("") => claim.resource.clone(),
+                Some(group) => format!("{}.{group}", claim.resource),
+            })
+            .collect(),
+    }
+}
