@@ -146,12 +146,23 @@ impl Kcp {
 
     /// The public keys that service account tokens are signed with, as a JWK set.
     pub async fn service_account_keys(&self) -> Result<Value> {
+        get(&self.shard().await?, "/openid/v1/jwks").await
+    }
+
+    /// Its own metrics.
+    pub async fn metrics(&self) -> Result<String> {
+        let request = http::Request::get("/metrics").body(Vec::new()).context("a request")?;
+        self.shard().await?.request_text(request).await.context("reading kcp's metrics")
+    }
+
+    /// A client of the shard's administrator, outside any workspace.
+    async fn shard(&self) -> Result<Client> {
+        use_one_crypto_provider();
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context("reading kcp's kubeconfig")?;
         let context = KubeConfigOptions { context: Some("shard-base".to_owned()), ..Default::default() };
         let config =
             Config::from_custom_kubeconfig(kubeconfig, &context).await.context("context shard-base")?;
-        let client = Client::try_from(config).context("a client of the shard")?;
-        get(&client, "/openid/v1/jwks").await
+        Client::try_from(config).context("a client of the shard")
     }
 }
 

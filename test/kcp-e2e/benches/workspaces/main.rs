@@ -1,0 +1,252 @@
+//! The provider on a real kcp with 200 workspaces: how soon a bound workspace is a tenant, what is written when nothing
+//! happens, and what a workspace costs in memory and connections.
+//!
+//! `cargo bench -p kcp-e2e --bench workspaces [-- NUMBER] [--wait]`, after `cargo build --release --workspace --bins`. With `--wait`
+//! it makes everything ready and then waits for a line on standard input, so that a busy machine can be made quiet first.
+//! The raw bound of the same minute: a program without ledger, queue and plan, which only watches, creates and writes a status.
+#![allow(clippy::print_stdout)]
+
+mod process;
+mod vantage;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::BufRead as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use kcp_e2e::{
+    installation::{EXPORT, Installation, Plan},
+    kcp::{Kcp, KcpOptions},
+    paths,
+    process::{Lifetime, free_ports},
+    stores::{Aws, ContractPorts, KeyStores},
+    wait::within,
+    workspace::{BINDING, SERVICE_KEY, Workspace, binding},
+};
+use vantage::{Latencies, Vantage};
+
+/// Workspaces are made, and filled, by so many at a time.
+const HANDS: usize = 8;
+/// Between two bindings that are made "one by one". kcp itself takes seconds for each, so several are under way all the same.
+const STAGGER: Duration = Duration::from_millis(300);
+/// Enough for a bound.
+const RAW: usize = 40;
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
+    let wait = arguments.iter().any(|it| it == "--wait");
+    let number = arguments.iter().find_map(|it| it.parse().ok()).unwrap_or(200);
+    tokio::runtime::Runtime::new().context("a runtime")?.block_on(measure(number, wait))
+}
+
+async fn measure(number: usize, wait: bool) -> Result<()> {
+    let folder = paths::test_run()?;
+    println!("{} workspaces; logs: {}", number, folder.display());
+    let [kcp_port, aws_port] = free_ports()?;
+    let options = KcpOptions {
+        folder: folder.join("kcp"),
+        logs: folder.clone(),
+        lifetime: Lifetime::Owned,
+        port: kcp_port,
+    };
+    let (kcp, aws) = tokio::try_join!(Kcp::start(&options), Aws::start(aws_port, &folder, Lifetime::Owned))?;
+    let granted = vec!["root:bench-*".to_owned()];
+    let stores =
+        KeyStores::start(aws, ContractPorts::free()?, granted, &folder, &folder, Lifetime::Owned).await?;
+    let root_key = stores.aws.kms().create_key().await?;
+
+    let begun = Instant::now();
+    let first = Workspace::create(&kcp, "root", "bench-first").await?;
+    let workspaces: Vec<Workspace> = stream::iter(0..number)
+        .map(async |n| Workspace::create(&kcp, "root", &format!("bench-{n:04}")).await)
+        .buffered(HANDS)
+        .try_collect()
+        .await?;
+    println!("workspaces ready after {:.0?}", begun.elapsed());
+    if wait {
+        println!("ready to measure: press Enter");
+        std::io::stdin().lock().read_line(&mut String::new()).context("reading standard input")?;
+    }
+
+    let raw = RawProvider::start(&kcp, &folder)?;
+    raw.bind(&first).await?;
+    let seen = Vantage::start(&raw.kubeconfig, &raw.workspace, true).await?;
+    let some = &workspaces[..number.min(RAW)];
+    let (one_by_one, burst) = some.split_at(some.len() / 2);
+    let raw_one = bind_all(&seen, &raw.workspace, one_by_one, STAGGER).await?;
+    let raw_burst = bind_all(&seen, &raw.workspace, burst, Duration::ZERO).await?;
+    unbind_all(some.iter().chain([&first])).await?;
+    drop(seen);
+
+    let installation = install(&kcp, &stores, &folder, "bench").await?;
+    first.bind(installation.workspace(), EXPORT).await?;
+    let seen = Vantage::of(&installation).await?;
+    let mut one = Latencies::default();
+    let mut costs = vec![process::Cost::of(&installation, 0, kcp_port).await?];
+    for step in [number / 4, number / 2, number] {
+        let from = costs.last().map_or(0, |cost| cost.workspaces);
+        let group = &workspaces[from..step];
+        one.extend(bind_all(&seen, installation.workspace(), group, STAGGER).await?);
+        fill_all(group, &root_key).await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        costs.push(process::Cost::of(&installation, step, kcp_port).await?);
+    }
+    let quiet = quiet_minute(&kcp, &installation, &seen).await?;
+    drop(seen);
+    unbind_all(workspaces.iter().chain([&first])).await?;
+    drop(installation);
+
+    // A provider that knows none of them: a burst of births, not of returns.
+    let installation = install(&kcp, &stores, &folder, "burst").await?;
+    first.bind(installation.workspace(), EXPORT).await?;
+    let seen = Vantage::of(&installation).await?;
+    let burst = bind_all(&seen, installation.workspace(), &workspaces, Duration::ZERO).await?;
+
+    println!("\nBound -> Tenant Active");
+    println!("{:<34} {:>5} {:>9} {:>9} {:>9}", "", "n", "p50 ms", "p99 ms", "max ms");
+    raw_one.print("raw: create + status, one by one");
+    one.print("provider, one by one");
+    raw_burst.print("raw: create + status, burst");
+    burst.print("provider, burst");
+    process::print(&costs);
+    println!("\nOne quiet minute with {number} workspaces, each with an Account and a key:\n{quiet}");
+    Ok(())
+}
+
+/// An export that no provider serves.
+struct RawProvider {
+    workspace: String,
+    kubeconfig: PathBuf,
+}
+
+impl RawProvider {
+    fn start(kcp: &Kcp, folder: &Path) -> Result<Self> {
+        let plan = Plan::owned(&folder.join("raw"), "root:providers:raw")?;
+        std::fs::create_dir_all(&plan.folder).context("making a folder")?;
+        plan.publish(kcp)?;
+        Ok(Self { workspace: plan.workspace.clone(), kubeconfig: plan.folder.join("provider.kubeconfig") })
+    }
+
+    async fn bind(&self, workspace: &Workspace) -> Result<()> {
+        workspace.bind(&self.workspace, EXPORT).await
+    }
+}
+
+async fn install(kcp: &Kcp, stores: &KeyStores, folder: &Path, name: &str) -> Result<Installation> {
+    let plan = Plan::owned(&folder.join(name), &format!("root:providers:{name}"))?;
+    Installation::start(plan, kcp, stores).await
+}
+
+/// Binds, and waits until each has an Active Tenant.
+async fn bind_all(
+    seen: &Vantage,
+    provider: &str,
+    workspaces: &[Workspace],
+    stagger: Duration,
+) -> Result<Latencies> {
+    let mut clock = tokio::time::interval(stagger.max(Duration::from_millis(1)));
+    let mut under_way = Vec::new();
+    for workspace in workspaces {
+        clock.tick().await;
+        let (workspace, object) = (workspace.clone(), binding(EXPORT, provider, EXPORT, "Accepted"));
+        under_way.push(tokio::spawn(async move { workspace.apply(object).await }));
+    }
+    for binding in under_way {
+        binding.await.context("a task that binds")??;
+    }
+    within(PATIENCE, "every tenant is Active", || async {
+        let missing = workspaces.iter().filter(|it| seen.latency(it.cluster()).is_none()).count();
+        ensure!(missing == 0, "{missing} of {} are not", workspaces.len());
+        Ok(())
+    })
+    .await?;
+    Ok(workspaces.iter().filter_map(|it| seen.latency(it.cluster())).collect())
+}
+
+async fn unbind_all(workspaces: impl Iterator<Item = &Workspace>) -> Result<()> {
+    let unbind = async |workspace: &Workspace| {
+        workspace.delete(BINDING, EXPORT).await?;
+        within(PATIENCE, "the binding is gone", || async {
+            ensure!(workspace.get(BINDING, EXPORT).await?.is_none(), "it is there");
+            Ok(())
+        })
+        .await
+    };
+    stream::iter(workspaces).map(unbind).buffer_unordered(HANDS * 4).try_collect().await
+}
+
+/// An Account and a key in each.
+async fn fill_all(workspaces: &[Workspace], root_key: &str) -> Result<()> {
+    let fill = async |workspace: &Workspace| {
+        workspace.account("aws", root_key).await?;
+        workspace.service_key("payments/db", "aws").await?;
+        within(PATIENCE, "the key is Active", || async {
+            let key = workspace.get(SERVICE_KEY, "payments/db").await?.context("there is no key")?;
+            ensure!(key["status"]["state"] == "Active", "its status is {}", key["status"]);
+            Ok(())
+        })
+        .await
+    };
+    stream::iter(workspaces).map(fill).buffer_unordered(HANDS).try_collect().await
+}
+
+/// What is written while nobody asks for anything: seen from the objects, from kcp and from the provider.
+async fn quiet_minute(kcp: &Kcp, installation: &Installation, seen: &Vantage) -> Result<String> {
+    // Edges report their callers, and the last events are written.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let count = async || -> Result<_> {
+        let provider = process::metrics(installation).await?;
+        let status_writes = provider.get("openkcm_status_writes_total").copied().unwrap_or_default();
+        let probes: f64 = provider
+            .iter()
+            .filter(|(name, _)| name.starts_with("openkcm_root_key_calls_total"))
+            .map(|(_, calls)| calls)
+            .sum();
+        Ok((seen.versions().await?, writes(&kcp.metrics().await?), status_writes, probes))
+    };
+    let (objects, at_kcp, status_writes, probes) = count().await?;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (objects_after, at_kcp_after, status_writes_after, probes_after) = count().await?;
+    let changed =
+        objects_after.iter().filter(|(object, version)| objects.get(*object) != Some(*version)).count();
+    let mut text = format!(
+        "  objects {}, changed {changed}\n  the provider's writes of a status: {}\n  its calls to root keys: {}\n",
+        objects_after.len(),
+        status_writes_after - status_writes,
+        probes_after - probes,
+    );
+    text += "  writes that kcp counted, by resource (its own included):";
+    for (resource, count) in at_kcp_after {
+        let more = count - at_kcp.get(&resource).copied().unwrap_or_default();
+        if more > 0.0 {
+            let _ = write!(text, " {resource} {more};");
+        }
+    }
+    Ok(text)
+}
+
+/// kcp's `apiserver_request_total` for verbs that write, by resource.
+fn writes(metrics: &str) -> BTreeMap<String, f64> {
+    let mut counts = BTreeMap::new();
+    for line in metrics.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+        let label = |name: &str| {
+            let value = line.split_once(&format!("{name}=\""))?.1;
+            value.split_once('"').map(|(value, _)| value)
+        };
+        let writes = matches!(label("verb"), Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE"));
+        let count = line.rsplit_once(' ').and_then(|(_, count)| count.parse::<f64>().ok());
+        if let (true, Some(count)) = (writes, count) {
+            let (group, resource) =
+                (label("group").unwrap_or_default(), label("resource").unwrap_or_default());
+            let name = format!("{resource}.{group}");
+            *counts.entry(name.trim_matches('.').to_owned()).or_default() += count;
+        }
+    }
+    counts
+}
