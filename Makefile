@@ -9,6 +9,8 @@ SHELL := /bin/bash
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 TOOLCHAIN := test/kcp-e2e/toolchain
+# Whoever says how far it is counts from here.
+export OPENKCM_STARTED := $(or $(OPENKCM_STARTED),$(shell date +%s))
 DEV := $(BUILT)/openkcm-dev
 MFE := luigi-config/mfe
 ALL := --workspace --all-targets --locked
@@ -18,6 +20,7 @@ help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
 
 .PHONY: up
+up: export OPENKCM_STEPS := /10
 up: build ## Build and start everything on this machine, with a demo workspace; may be repeated
 	@$(DEV) up
 
@@ -31,11 +34,15 @@ status: ## What runs
 
 .PHONY: build
 build: tools console ## Build the binaries, the console and kcp
+	@$(TOOLCHAIN) step "4$$OPENKCM_STEPS  the binaries and their tests, with cargo"
 	cargo build $(ALL)
 
 .PHONY: tools
 tools:
+	@$(TOOLCHAIN) step "1$$OPENKCM_STEPS  what this machine must have"
+	@$(TOOLCHAIN) check
 	@$(TOOLCHAIN) apt
+	@$(TOOLCHAIN) step "2$$OPENKCM_STEPS  kcp"
 	@$(TOOLCHAIN) kcp
 
 .PHONY: generate
@@ -81,8 +88,12 @@ $(MFE)/node_modules/.package-lock.json: $(MFE)/package-lock.json
 	touch $@
 
 .PHONY: console
-console: $(MFE)/node_modules/.package-lock.json
+console: console-step $(MFE)/node_modules/.package-lock.json
 	cd $(MFE) && npm run build
+
+.PHONY: console-step
+console-step:
+	@$(TOOLCHAIN) step "3$$OPENKCM_STEPS  the console, with npm"
 
 .PHONY: console-unit
 console-unit: $(MFE)/node_modules/.package-lock.json ## The console's own tests

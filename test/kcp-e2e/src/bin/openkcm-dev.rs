@@ -7,9 +7,10 @@ use std::{
     env,
     fmt::Write as _,
     fs, iter,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -140,6 +141,7 @@ struct Demo {
 impl Dev {
     async fn up(&self) -> Result<()> {
         let ports = self.ports()?;
+        self.check_ports(&ports)?;
         let console_url = format!("http://127.0.0.1:{}", ports.console);
         self.link_tools()?;
         let options = KcpOptions {
@@ -148,17 +150,17 @@ impl Dev {
             lifetime: Lifetime::Detached,
             port: ports.kcp,
         };
-        self.say("kcp");
+        self.say(5, "kcp");
         let kcp = match Kcp::find(&options) {
             Some(running) => running,
             None => Kcp::start(&options).await?,
         };
-        self.say("LocalStack's AWS KMS");
+        self.say(6, "LocalStack's AWS KMS");
         let aws = match Aws::find(ports.aws, &self.logs()) {
             Some(running) => running,
             None => Aws::start(ports.aws, &self.logs(), Lifetime::Detached).await?,
         };
-        self.say("Azure Key Vault, Google Cloud KMS and an HSM");
+        self.say(7, "Azure Key Vault, Google Cloud KMS and an HSM");
         let granted = vec![DEMO_WORKSPACE.into(), format!("{DEMO_WORKSPACE}:*")];
         if Process::find("azure", &self.logs()).is_none() {
             // It will have another certificate authority, which the provider reads when it starts.
@@ -171,7 +173,7 @@ impl Dev {
                 .await?;
 
         self.install_binaries()?;
-        self.say("the export, the provider and the edge");
+        self.say(8, "the export, the provider and the edge");
         let plan = Plan {
             folder: self.folder.clone(),
             sockets: self.folder.clone(),
@@ -184,12 +186,13 @@ impl Dev {
             console_url: Some(format!("{console_url}/mfe")),
             lifetime: Lifetime::Detached,
             provider_flags: Vec::new(),
+            edge_flags: Vec::new(),
         };
         let installation = Installation::start(plan, &kcp, &stores).await?;
 
-        self.say("a demo workspace that uses it");
+        self.say(9, "a demo workspace that uses it");
         let demo = self.demo(&kcp, &stores, &installation).await?;
-        self.say("the console");
+        self.say(10, "the console");
         self.console(&kcp, ports.console, &console_url).await?;
         self.write_environment(&kcp, &stores, &installation, &demo, &console_url)?;
         self.print_table(&kcp, &stores, &installation, &demo, &console_url);
@@ -324,8 +327,16 @@ impl Dev {
         self.folder.join("logs")
     }
 
-    fn say(&self, what: &str) {
-        println!("[{:>4} s] {what}", self.started.elapsed().as_secs());
+    /// Steps 1 to 4 are those of the Makefile.
+    fn say(&self, step: u32, what: &str) {
+        println!("[{:>4} s] {step}{}  {what}", self.seconds(), env::var("OPENKCM_STEPS").unwrap_or_default());
+    }
+
+    /// Since `make` was called.
+    fn seconds(&self) -> u64 {
+        let before = env::var("OPENKCM_STARTED").ok().and_then(|text| text.parse().ok());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        before.map_or_else(|| self.started.elapsed().as_secs(), |before: u64| now.saturating_sub(before))
     }
 
     fn ports(&self) -> Result<Ports> {
@@ -339,6 +350,25 @@ impl Dev {
         let ports = Ports { kcp, aws, provider_http, orchestrator, console, contract };
         fs::write(&file, serde_json::to_string(&ports)?).context("writing .openkcm/ports.json")?;
         Ok(ports)
+    }
+
+    /// A port may have been taken since it was chosen.
+    fn check_ports(&self, ports: &Ports) -> Result<()> {
+        for (name, port) in [
+            ("kcp", ports.kcp),
+            ("localstack", ports.aws),
+            ("provider", ports.provider_http),
+            ("provider", ports.orchestrator),
+            ("console", ports.console),
+        ] {
+            let ours = Process::find(name, &self.logs()).is_some();
+            ensure!(
+                ours || TcpListener::bind(("127.0.0.1", port)).is_ok(),
+                "port {port}, which {name} had before, is used by another program now. End that program (it is named by: \
+                 ss -ltnp 'sport = :{port}'), or `make down` and `make up`: it chooses other ports"
+            );
+        }
+        Ok(())
     }
 
     fn link_tools(&self) -> Result<()> {
@@ -415,7 +445,7 @@ impl Dev {
         demo: &Demo,
         console_url: &str,
     ) {
-        println!("\nOpenKCM is up ({} s).\n", self.started.elapsed().as_secs());
+        println!("\nOpenKCM is up ({} s).\n", self.seconds());
         let row = |what: &str, at: &str, log: &str| println!("  {what:<22} {at:<58} {log}");
         row("WHAT", "WHERE", "LOG (.openkcm/logs)");
         row("kcp", kcp.url(), "kcp.log");
@@ -441,7 +471,7 @@ impl Dev {
             "\nNext:\n  . .openkcm/env\n  \
              kubectl --server $KCP_URL/clusters/$OPENKCM_DEMO_WORKSPACE get openkcm -A\n  \
              echo hello | openkcm-edge encrypt --socket $OPENKCM_EDGE_SOCKET --token-file $OPENKCM_EDGE_TOKEN_FILE \
-             --tenant $OPENKCM_DEMO_TENANT --key $OPENKCM_DEMO_KEY | xxd"
+             --tenant $OPENKCM_DEMO_TENANT --key $OPENKCM_DEMO_KEY | base64"
         );
     }
 
