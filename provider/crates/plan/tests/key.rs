@@ -296,6 +296,24 @@ fn a_restart_while_disabled_says_evict_again_and_never_serve() {
 }
 
 #[test]
+fn how_long_an_eviction_took_is_not_measured_again_by_a_restart() {
+    let mut world = World::with_key("Never");
+    world.eviction = "evicted on 2/2 edges in 12 ms";
+    world.state(KeyState::Disabled);
+    world.settle();
+    for after_restart in ["evicted on 2/2 edges in 0.2 ms", "evicted on 2/2"] {
+        world.restart();
+        world.eviction = after_restart;
+        world.settles("evict (disabled)");
+        assert_eq!(message(&world.status().conditions, "Evicted"), "evicted on 2/2 edges in 12 ms");
+    }
+    world.restart();
+    world.eviction = "evicted on 3/3 edges in 5.0 ms";
+    world.settle();
+    assert_eq!(message(&world.status().conditions, "Evicted"), "evicted on 3/3 edges in 5.0 ms");
+}
+
+#[test]
 fn delete_lets_the_object_go_when_no_edge_can_use_the_key() {
     let mut world = World::with_key("Daily");
     world.cut_off = true;

@@ -58,6 +58,10 @@ struct Slot {
     region: Option<String>,
     /// Connected edges that have not acknowledged `revision`; 0 makes a change known at once.
     outstanding: usize,
+    /// When `desired` became what it is.
+    decided: Duration,
+    /// How long it took until every connected edge had acknowledged that the key is taken back.
+    took: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -227,6 +231,8 @@ impl Core {
         slot.revision = self.revision;
         slot.desired = Some(desired);
         slot.outstanding = 0;
+        slot.decided = now;
+        slot.took = None;
         let edges: Vec<Uuid> = self.edges.keys().copied().collect();
         for edge in edges {
             self.enqueue(now, edge, slot_id);
@@ -262,8 +268,11 @@ impl Core {
         self.next_slot += 1;
         self.index.insert(key.clone(), id);
         let (tenant_name, region) = (String::new(), None);
-        self.slots
-            .insert(id, Slot { id: key, desired: None, revision: 0, tenant_name, region, outstanding: 0 });
+        let (outstanding, decided, took) = (0, Duration::ZERO, None);
+        self.slots.insert(
+            id,
+            Slot { id: key, desired: None, revision: 0, tenant_name, region, outstanding, decided, took },
+        );
         id
     }
 
@@ -354,6 +363,7 @@ impl Core {
             }
             distribution.evicted += u32::from(until <= now);
         }
+        distribution.took = slot.took.filter(|_| distribution.is_evicted());
         distribution
     }
 

@@ -245,6 +245,9 @@ impl Core {
                     gone.push(slot_id);
                 }
                 if slot.outstanding == 0 {
+                    if sent == Sent::Evict {
+                        slot.took.get_or_insert(now.saturating_sub(slot.decided));
+                    }
                     self.changing.remove(&slot_id);
                     self.changed.insert(slot_id);
                 } else {

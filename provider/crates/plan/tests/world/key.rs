@@ -37,6 +37,8 @@ pub struct World {
     /// An edge does not answer; only the end of its lease makes it safe.
     pub cut_off: bool,
     evicted_at: Timestamp,
+    /// What the orchestrator says of an eviction.
+    pub eviction: &'static str,
     pub next: Option<Timestamp>,
     /// Every version that was ever made.
     pub numbers: Vec<u32>,
@@ -102,6 +104,7 @@ impl World {
             handed_out: None,
             cut_off: false,
             evicted_at: dawn(),
+            eviction: "evicted on 1/2",
             next: None,
             numbers: Vec::new(),
             requests: Vec::new(),
@@ -205,7 +208,7 @@ impl World {
                 current: u32::from(!self.cut_off) + 1,
                 evicted: if self.all_evicted() { 2 } else { 1 },
                 all_evicted: self.all_evicted(),
-                eviction: "evicted on 1/2".to_owned(),
+                eviction: self.eviction.to_owned(),
                 active_clients: 3,
             },
             refused: self.refused.clone(),
