@@ -20,7 +20,7 @@ help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
 
 .PHONY: up
-up: export OPENKCM_STEPS := /10
+up: export OPENKCM_STEPS := /11
 up: build ## Build and start everything on this machine, with a demo workspace; may be repeated
 	@$(DEV) up
 

@@ -9,10 +9,12 @@
 //! - [`stores`]: the key stores.
 //! - [`collector`]: where traces go.
 //! - [`installation`]: one published export with its provider and edges; a kcp can hold several.
+//! - [`fleet`]: what `make up` puts into its demo workspace, and the teams that use it.
 //! - [`story`]: what a scenario is written in, and the report when one fails.
 #![warn(missing_docs)]
 
 pub mod collector;
+pub mod fleet;
 pub mod installation;
 pub mod kcp;
 pub mod paths;

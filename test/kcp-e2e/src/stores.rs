@@ -191,7 +191,7 @@ impl Store {
     }
 
     /// What an Account calls the key of a name; a key of AWS has the name that AWS gives it.
-    fn reference(self, name: &str) -> String {
+    pub fn reference(self, name: &str) -> String {
         match self {
             Self::Aws => {
                 "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-000000000000".into()

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Parser;
 use kcp_e2e::{
+    fleet,
     installation::{AUDIENCE, Application, EXPORT, Installation, Plan, write_private},
     kcp::{Kcp, KcpOptions},
     paths,
@@ -42,6 +43,9 @@ enum Command {
     Down,
     /// Shows what runs.
     Status,
+    /// Uses and rotates the keys of the demo's fleet, as its teams would. `up` starts it.
+    #[command(hide = true)]
+    Teams,
     /// Runs a command with a kcp and an AWS KMS of its own, and ends with its exit code.
     ///
     /// In its environment: OPENKCM_TEST_ADMIN_KUBECONFIG, OPENKCM_TEST_KUBECONFIG (a workspace that has bound the export; no
@@ -60,6 +64,7 @@ async fn main() -> ExitCode {
         Command::Up => dev.up().await,
         Command::Down => dev.down(),
         Command::Status => dev.status(),
+        Command::Teams => dev.teams().await,
         Command::WithServers { command } => match with_servers(&command).await {
             Ok(code) => return code,
             Err(error) => {
@@ -144,12 +149,7 @@ impl Dev {
         self.check_ports(&ports)?;
         let console_url = format!("http://127.0.0.1:{}", ports.console);
         self.link_tools()?;
-        let options = KcpOptions {
-            folder: self.folder.join("kcp"),
-            logs: self.logs(),
-            lifetime: Lifetime::Detached,
-            port: ports.kcp,
-        };
+        let options = self.kcp_options(ports);
         self.say(5, "kcp");
         let kcp = match Kcp::find(&options) {
             Some(running) => running,
@@ -185,14 +185,19 @@ impl Dev {
             orchestrator_port: ports.orchestrator,
             console_url: Some(format!("{console_url}/mfe")),
             lifetime: Lifetime::Detached,
-            provider_flags: Vec::new(),
+            // A person who takes a root key away wants to see what follows.
+            provider_flags: vec!["--probe-interval=20s".to_owned(), "--root-loss-grace=1m".to_owned()],
             edge_flags: Vec::new(),
         };
         let installation = Installation::start(plan, &kcp, &stores).await?;
 
         self.say(9, "a demo workspace that uses it");
         let demo = self.demo(&kcp, &stores, &installation).await?;
-        self.say(10, "the console");
+        let (accounts, keys) = fleet::size();
+        self.say(10, &format!("a fleet to look at there: {accounts} Accounts, {keys} keys"));
+        fleet::create(&Workspace::open(&kcp, DEMO_WORKSPACE).await?, &stores).await?;
+        self.start_teams()?;
+        self.say(11, "the console");
         self.console(&kcp, ports.console, &console_url).await?;
         self.write_environment(&kcp, &stores, &installation, &demo, &console_url)?;
         self.print_table(&kcp, &stores, &installation, &demo, &console_url);
@@ -244,6 +249,24 @@ impl Dev {
         let roundtrip =
             format!("{} bytes -> {} bytes -> the same {} bytes", secret.len(), sealed.len(), opened.len());
         Ok(Demo { tenant, token_file, roundtrip, accounts })
+    }
+
+    /// Starts the teams of the fleet, if they are not at work.
+    fn start_teams(&self) -> Result<()> {
+        if Process::find("teams", &self.logs()).is_none() {
+            let recipe = Recipe::new("teams", self.folder.join("bin/openkcm-dev"), ["teams"]);
+            Process::start(&recipe, &self.logs(), Lifetime::Detached)?;
+        }
+        Ok(())
+    }
+
+    /// See [`Command::Teams`].
+    async fn teams(&self) -> Result<()> {
+        let kcp = Kcp::find(&self.kcp_options(self.ports()?)).context("no kcp runs: `make up` starts it")?;
+        let workspace = Workspace::open(&kcp, DEMO_WORKSPACE).await?;
+        let edges: Vec<PathBuf> =
+            (1..=EDGES).map(|number| self.folder.join(format!("edge-{number}.sock"))).collect();
+        fleet::teams(&workspace, &workspace.tenant().await?, &edges).await
     }
 
     /// Serves the console on the demo workspace, signed in as a service account that administers it.
@@ -319,8 +342,17 @@ impl Dev {
 
     /// Every process that may run, in the order of starting.
     fn processes(&self) -> impl DoubleEndedIterator<Item = Option<Process>> {
-        let names = ["kcp", "localstack", "azure", "gcp", "provider", "edge-1", "edge-2", "console"];
+        let names = ["kcp", "localstack", "azure", "gcp", "provider", "edge-1", "edge-2", "teams", "console"];
         names.into_iter().map(|name| Process::find(name, &self.logs()))
+    }
+
+    fn kcp_options(&self, ports: Ports) -> KcpOptions {
+        KcpOptions {
+            folder: self.folder.join("kcp"),
+            logs: self.logs(),
+            lifetime: Lifetime::Detached,
+            port: ports.kcp,
+        }
     }
 
     fn logs(&self) -> PathBuf {
@@ -390,6 +422,7 @@ impl Dev {
             ("openkcm-provider", &["provider"][..]),
             ("openkcm-edge", &["edge-1", "edge-2"]),
             ("openkcm-console", &["console"]),
+            ("openkcm-dev", &["teams"]),
         ] {
             let built = fs::read(paths::built(name)?).with_context(|| format!("reading {name}"))?;
             let installed = bin.join(name);
@@ -467,6 +500,12 @@ impl Dev {
             row("demo account", &format!("{account}, {}: Ready", store.provider_type()), "");
         }
         row("demo key", &format!("{DEMO_KEY}: {}", demo.roundtrip), "");
+        let (accounts, keys) = fleet::size();
+        let fleet = format!("{accounts} Accounts, {keys} keys, used and one rotated every minute");
+        row("fleet", &fleet, "teams.log");
+        for (account, why) in fleet::broken() {
+            row("", &format!("{account}: {why}"), "");
+        }
         println!(
             "\nNext:\n  . .openkcm/env\n  \
              kubectl --server $KCP_URL/clusters/$OPENKCM_DEMO_WORKSPACE get openkcm -A\n  \
