@@ -11,7 +11,7 @@ use kcp_client_rs::{
 };
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use openkcm_apis::{Account, Tenant, TenantSpec, export};
@@ -20,6 +20,12 @@ use serde_json::{Value, json};
 
 const CONSOLE: &str =
     "apiVersion: ui.platform-mesh.io/v1alpha1\nkind: ContentConfiguration\nmetadata: {name: a}\n";
+
+/// What `openkcm-provider bootstrap` brings along.
+const REGISTRATION: [&str; 2] = [
+    include_str!("../../../../luigi-config/contentconfiguration.yaml"),
+    include_str!("../../../../luigi-config/providermetadata.yaml"),
+];
 
 async fn config(path: &Path) -> Config {
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
@@ -63,6 +69,59 @@ fn code<T>(result: kube::Result<T>) -> u16 {
 async fn bound_schema(bindings: &Api<ApiBinding>) -> Option<String> {
     let bound = bindings.get_opt(export::EXPORT_NAME).await.unwrap()?.status?.bound_resources;
     bound.into_iter().find(|resource| resource.resource == "accounts").map(|resource| resource.schema.name)
+}
+
+/// Where Platform Mesh is, its kinds are served: then the console's registration is applied, with the address in it.
+async fn registers_where_the_kinds_are_served(root: &Client, options: &Options) {
+    let kinds =
+        [("ContentConfiguration", "contentconfigurations"), ("ProviderMetadata", "providermetadatas")];
+    let resource = |group: &str, version: &str, kind: &str, plural: &str| ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: format!("{group}/{version}"),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    };
+    let definition =
+        resource("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");
+    for (kind, plural) in kinds {
+        let name = format!("{plural}.ui.platform-mesh.io");
+        let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        let object = json!({
+            "apiVersion": definition.api_version, "kind": definition.kind, "metadata": {"name": name},
+            "spec": {
+                "group": "ui.platform-mesh.io", "scope": "Cluster",
+                "names": {"kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase()},
+                "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": {"openAPIV3Schema": any}}],
+            },
+        });
+        Api::<DynamicObject>::all_with(root.clone(), &definition)
+            .patch(&name, &PatchParams::apply("test"), &Patch::Apply(&object))
+            .await
+            .unwrap();
+    }
+    let options = Options { console_manifests: REGISTRATION.map(str::to_owned).to_vec(), ..options.clone() };
+    let of_kinds = |changes: Vec<Change>| -> Vec<Action> {
+        let ours = |change: &Change| kinds.iter().any(|(kind, _)| *kind == change.kind);
+        changes.into_iter().filter(ours).map(|change| change.action).collect()
+    };
+    eventually("both kinds served", async || {
+        let made = of_kinds(publish(&options).await.unwrap().1);
+        made.iter().all(|action| !matches!(action, Action::Skipped(_))).then_some(())
+    })
+    .await;
+    let again = of_kinds(publish(&options).await.unwrap().1);
+    assert_eq!(again, [Action::Unchanged, Action::Unchanged]);
+    let read = async |(kind, plural), name: &str| {
+        let resource = resource("ui.platform-mesh.io", "v1alpha1", kind, plural);
+        Api::<DynamicObject>::all_with(root.clone(), &resource).get(name).await.unwrap()
+    };
+    let pages = read(kinds[0], "openkcm-ui").await;
+    let content = pages.data["spec"]["inlineConfiguration"]["content"].as_str().unwrap().to_owned();
+    assert!(content.contains("https://console.example/index.html#") && !content.contains("CONSOLE_URL"));
+    assert_eq!(pages.labels()["ui.platform-mesh.io/content-for"], export::EXPORT_NAME);
+    // The marketplace joins the two by name.
+    assert_eq!(read(kinds[1], export::EXPORT_NAME).await.data["spec"]["displayName"], "OpenKCM");
 }
 
 #[tokio::test]
@@ -196,6 +255,8 @@ async fn a_provider_workspace_is_made_kept_upgraded_and_used() {
     let (after, _) = publish(&options).await.unwrap();
     assert_eq!((after.created, after.updated, after.deleted), (0, 0, 1));
     assert!(schemas.get_opt(older).await.unwrap().is_none());
+
+    registers_where_the_kinds_are_served(&root, &options).await;
 
     // What somebody else made is not taken over.
     let roles: Api<ClusterRole> = Api::all(root);
