@@ -193,14 +193,12 @@ export class App extends LitElement {
 
   /** Takes what the shell says now: language, theme, workspace, address. */
   private async follow(): Promise<void> {
-    await Promise.all([setLocale(this.session.locale), applyTheme(this.session.theme)]);
-    document.documentElement.lang = lang();
+    // The lists are on their way while texts, theme and screen are loaded.
     this.connect();
     const screen = this.screenName();
-    if (!this.loaded.has(screen)) {
-      await LOAD[screen]?.();
-      this.loaded.add(screen);
-    }
+    await Promise.all([setLocale(this.session.locale), applyTheme(this.session.theme), this.loaded.has(screen) || LOAD[screen]?.()]);
+    this.loaded.add(screen);
+    document.documentElement.lang = lang();
     this.revision++;
   }
 

@@ -9,6 +9,7 @@ export class Fleet extends EventTarget {
   readonly accounts: Collection<"Account">;
   readonly keys: Collection<"ServiceEncryptionKey">;
   private scheduled = false;
+  private doubt?: ReturnType<typeof setTimeout>;
 
   constructor(port: DataPort, namespace?: string) {
     super();
@@ -18,12 +19,25 @@ export class Fleet extends EventTarget {
       // A timer and not a frame: a hidden page gets no frames but must not fall behind.
       setTimeout(() => {
         this.scheduled = false;
+        this.doubtWithoutTenant();
         this.dispatchEvent(new Event("change"));
       }, 16);
     };
     this.tenants = new Collection("Tenant", port, changed);
     this.accounts = new Collection("Account", port, changed);
     this.keys = new Collection("ServiceEncryptionKey", port, changed, namespace);
+  }
+
+  /**
+   * A workspace that has OpenKCM has a Tenant. When that has gone, OpenKCM is being switched off: the streams stay open and
+   * silent, and only a new list is told that the kinds are no more.
+   */
+  private doubtWithoutTenant(): void {
+    if (this.doubt !== undefined || this.tenants.phase !== "ready" || this.tenants.items.size > 0) return;
+    this.doubt = setTimeout(() => {
+      this.doubt = undefined;
+      for (const c of this.all) c.recheck();
+    }, 3_000);
   }
 
   get all() {
@@ -33,6 +47,8 @@ export class Fleet extends EventTarget {
     for (const c of this.all) c.start();
   }
   close(): void {
+    clearTimeout(this.doubt);
+    this.doubt = undefined;
     for (const c of this.all) c.close();
   }
   retry(): void {

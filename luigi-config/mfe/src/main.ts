@@ -4,9 +4,14 @@ import { setDefaultFontLoading } from "@ui5/webcomponents-base/dist/config/Fonts
 import { setLanguage } from "@ui5/webcomponents-base/dist/config/Language.js";
 import { App } from "./app.js";
 import { Session } from "./luigi/session.js";
+import { mapTheme } from "./luigi/theme.js";
+import { applyTheme } from "./ui/theme.js";
 
 // The fonts come with us: the default is a content delivery network.
 setDefaultFontLoading(false);
+
+// The shell says the theme in the address too: its parameters are on their way before the shell has spoken.
+void applyTheme(mapTheme(new URLSearchParams(location.search).get("sap-theme"), matchMedia("(prefers-color-scheme: dark)").matches));
 
 const session = new Session();
 const waiting = setTimeout(() => {

@@ -15,7 +15,7 @@ interface Context extends Record<string, unknown> {
   portalContext?: { crdGatewayApiUrl?: string; kcpWorkspaceUrl?: string };
 }
 interface Client {
-  linkManager?(): { navigate(path: string): void };
+  linkManager?(): { fromParent(): { navigate(path: string): void } };
   getCurrentLocale?(): string;
 }
 /** Luigi's core, which shares the page with a web component. */
@@ -87,6 +87,9 @@ export default class OpenKcmTile extends LitElement implements TokenSource {
     p {
       margin: 0.75rem 0 0;
     }
+    a {
+      color: var(--sapLinkColor, #0064d9);
+    }
     .dot {
       display: inline-block;
       width: 0.625rem;
@@ -151,6 +154,12 @@ export default class OpenKcmTile extends LitElement implements TokenSource {
     if (this.isConnected) this.fleet.start();
   }
 
+  /** The page is the dashboard's neighbour: both belong to the workspace. */
+  private readonly open = (e: Event): void => {
+    e.preventDefault();
+    this.client?.linkManager?.().fromParent().navigate("openkcm");
+  };
+
   protected override render() {
     const f = this.fleet;
     const failed = f?.all.find((c) => c.phase === "failed");
@@ -173,7 +182,8 @@ export default class OpenKcmTile extends LitElement implements TokenSource {
                 ${cell("tile.accounts", o.accounts.ready)} ${cell("tile.keys", o.keys.active)} ${cell("tile.due24", o.due["24h"])}
                 ${cell("overview.todo", todo, todo > 0)}
               </ul>
-              ${o.accounts.unavailable ? html`<p class="muted">${t("tile.rootsDown")}: ${number(o.accounts.unavailable)}</p>` : nothing}`
+              ${o.accounts.unavailable ? html`<p class="muted">${t("tile.rootsDown")}: ${number(o.accounts.unavailable)}</p>` : nothing}
+              ${this.client?.linkManager ? html`<p><a href="#" @click=${this.open}>${t("tile.open")}</a></p>` : nothing}`
           : html`<p class="muted" role="status">${t("load.loading")} …</p>`}
     </section>`;
   }

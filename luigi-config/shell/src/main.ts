@@ -32,7 +32,6 @@ interface AuthData {
 /** The part of Luigi's core that is used here; the package has no types of its own. */
 declare const Luigi: {
   setConfig(c: object): void;
-  configChanged(...scopes: string[]): void;
   auth(): { store: { setAuthData(a: AuthData): void; getAuthData(): AuthData | undefined } };
   i18n(): { setCurrentLocale(l: string): void; getCurrentLocale(): string };
   theming(): { setCurrentTheme(t: string): void; getCurrentTheme(): string | false };
@@ -85,26 +84,30 @@ function schedule(auth: AuthData): void {
   setTimeout(() => void signIn().then(refresh, () => schedule({ ...auth, accessTokenExpirationDate: Date.now() + 65_000 })), Math.min(delay, 3_600_000));
 }
 
-function texts(config: Config, locale: string): (s: string) => string {
+/** What the shell itself says. */
+const OWN = { en: { "shell.dashboard": "Dashboard", "shell.namespaces": "Namespaces" }, de: { "shell.dashboard": "Übersicht", "shell.namespaces": "Namespaces" } };
+
+/** Luigi asks for every label again when the language changes; open pages stay as they are. */
+function texts(config: Config): (label: string, locale: string) => string {
   const all = config.content.luigiConfigFragment.data.texts ?? [];
-  const found = all.find((x) => x.locale === locale) ?? all.find((x) => x.locale === "");
-  return (s) => s.replace(/\{\{([^}]+)\}\}/g, (whole, key: string) => found?.textDictionary[key] ?? whole);
+  return (label, locale) => {
+    const found = all.find((x) => x.locale === locale) ?? all.find((x) => x.locale === "");
+    const known: Record<string, string> = { ...found?.textDictionary, ...OWN[locale === "de" ? "de" : "en"] };
+    return label.replace(/\{\{([^}]+)\}\}/g, (whole, key: string) => known[key] ?? whole);
+  };
 }
 
-function toLuigi(node: Node, text: (s: string) => string, context: object): object {
-  const { url, entityType: _entity, label, category, context: own, ...rest } = node;
+function toLuigi(node: Node, context: object): object {
+  const { url, entityType: _entity, context: own, ...rest } = node;
   return {
     ...rest,
-    label: text(label),
-    category: category && { ...category, label: text(category.label) },
     viewUrl: url,
     context: { ...context, ...own },
     testId: node.pathSegment,
   };
 }
 
-function navigation(config: Config, locale: string) {
-  const text = texts(config, locale);
+function navigation(config: Config) {
   const { nodes } = config.content.luigiConfigFragment.data;
   const at = (suffix: string) => nodes.filter((n) => n.entityType === ACCOUNT + suffix).sort((a, b) => (a.order ?? 0) - (b.order ?? 0));
   const tiles = at("::compound");
@@ -114,13 +117,13 @@ function navigation(config: Config, locale: string) {
       label: config.kcpPath,
       hideFromNav: true,
       children: [
-        ...at("").map((n) => toLuigi(n, text, {})),
-        ...tiles.map((n) => toLuigi({ ...n, icon: "home", pathSegment: "dashboard", label: locale === "de" ? "Übersicht" : "Dashboard", order: 0 }, text, {})),
+        ...at("").map((n) => toLuigi(n, {})),
+        ...tiles.map((n) => toLuigi({ ...n, icon: "home", pathSegment: "dashboard", label: "{{shell.dashboard}}", order: 0 }, {})),
         {
           pathSegment: "namespaces",
-          label: "Namespaces",
+          label: "{{shell.namespaces}}",
           icon: "folder-blank",
-          children: [{ pathSegment: ":namespaceId", context: { namespaceId: ":namespaceId" }, children: at(".namespace").map((n) => toLuigi(n, text, {})) }],
+          children: [{ pathSegment: ":namespaceId", context: { namespaceId: ":namespaceId" }, children: at(".namespace").map((n) => toLuigi(n, {})) }],
         },
       ],
     },
@@ -128,7 +131,10 @@ function navigation(config: Config, locale: string) {
 }
 
 async function start(): Promise<void> {
-  const [config, auth] = await Promise.all([ask<Config>("/shell/config"), signIn()]);
+  // Luigi's own scripts are deferred: they are being read while the server answers.
+  const luigi = "Luigi" in window || new Promise((done) => document.addEventListener("DOMContentLoaded", done, { once: true }));
+  const [config, auth] = await Promise.all([ask<Config>("/shell/config"), signIn(), luigi]);
+  const text = texts(config);
   let locale = (localStorage.getItem("openkcm.locale") ?? navigator.language).startsWith("de") ? "de" : "en";
   const asked = localStorage.getItem("openkcm.theme") ?? "";
   const theme = THEMES.some(([id]) => id === asked) ? asked : matchMedia("(prefers-color-scheme: dark)").matches ? "sap_horizon_dark" : "sap_horizon";
@@ -157,8 +163,8 @@ async function start(): Promise<void> {
   const setLocale = (next: string): void => {
     locale = next;
     localStorage.setItem("openkcm.locale", next);
+    document.documentElement.lang = next;
     Luigi.i18n().setCurrentLocale(next);
-    Luigi.configChanged("navigation");
   };
   const globalContext = {
     token: auth.accessToken,
@@ -173,7 +179,7 @@ async function start(): Promise<void> {
     auth: { use: "fake", storage: "none", fake: { idpProvider: Provider }, disableAutoLogin: true },
     routing: { useHashRouting: false, showModalPathInUrl: true, nodeParamPrefix: "~" },
     navigation: {
-      nodes: () => navigation(config, locale),
+      nodes: () => navigation(config),
       globalContext,
       validWebcomponentUrls: [`^${location.origin.replaceAll(".", "\\.")}/mfe/`],
       defaults: { isolateView: false },
@@ -190,7 +196,7 @@ async function start(): Promise<void> {
       header: { title: "OpenKCM", logo: "/logo.svg" },
       responsiveNavigation: "semiCollapsible",
       hideNavigation: false,
-      customTranslationImplementation: () => ({ getTranslation: (key: string) => key }),
+      customTranslationImplementation: () => ({ getTranslation: (key: string) => text(key, locale) }),
       // The portal's pages ask for more than Luigi gives by default.
       iframeCreationInterceptor: (iframe: HTMLIFrameElement, _group: string, node: Node) => {
         const wanted = node?.requiredIFramePermissions;

@@ -36,6 +36,7 @@ export class Collection<K extends KindName> {
 
   private stop?: AbortController;
   private kick?: () => void;
+  private cycle?: AbortController;
 
   constructor(
     readonly kind: K,
@@ -64,6 +65,11 @@ export class Collection<K extends KindName> {
     else if (!this.stop) {
       this.start();
     }
+  }
+
+  /** Lists anew; what is shown stays until the answer is there. */
+  recheck(): void {
+    this.cycle?.abort();
   }
 
   get(id: string): Kinds[K] | undefined {
@@ -99,8 +105,11 @@ export class Collection<K extends KindName> {
           this.touch();
         }
         const started = this.now();
-        await this.port.watch(this.kind, { namespace: this.namespace, resourceVersion, signal }, (change) => {
-          if (signal.aborted) return;
+        const cycle = new AbortController();
+        this.cycle = cycle;
+        const either = AbortSignal.any([signal, cycle.signal]);
+        await this.port.watch(this.kind, { namespace: this.namespace, resourceVersion, signal: either }, (change) => {
+          if (either.aborted) return;
           failures = 0;
           if (change.type === "BOOKMARK") {
             resourceVersion = change.resourceVersion;
@@ -113,6 +122,10 @@ export class Collection<K extends KindName> {
           this.touch();
         });
         if (signal.aborted) return;
+        if (cycle.signal.aborted) {
+          resourceVersion = undefined;
+          continue;
+        }
         // A server that ends every watch at once must not be asked a thousand times a second.
         if (this.now() - started < 1_000) await this.pause(1_000, signal);
         // The gateway's streams lose what was deleted while they were closed.
@@ -139,8 +152,8 @@ export class Collection<K extends KindName> {
           return;
         }
         failures++;
-        const slow = error.fault === "notBound" || error.fault === "forbidden";
-        const delay = slow ? 15_000 : Math.min(30_000, 500 * 2 ** Math.min(failures, 6));
+        // Somebody may be about to enable it; a right is granted less often.
+        const delay = error.fault === "notBound" ? 5_000 : error.fault === "forbidden" ? 15_000 : Math.min(30_000, 500 * 2 ** Math.min(failures, 6));
         await this.pause(Math.max(delay * (0.75 + Math.random() / 2), (error.retryAfter ?? 0) * 1_000), signal);
       }
     }

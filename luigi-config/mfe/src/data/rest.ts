@@ -192,17 +192,22 @@ export interface CoreEvent {
   series?: { count?: number; lastObservedTime?: string };
 }
 
+/** Of the times that an event carries, some in seconds and some finer, the last. */
+function latest(...times: (string | null | undefined)[]): string {
+  return times.reduce<string>((best, t) => (t && !(Date.parse(t) <= Date.parse(best)) ? t : best), "");
+}
+
 /** Newest first. */
 export function happenings(items: CoreEvent[]): Happening[] {
   return items
     .map((e, i) => ({
       id: e.metadata?.uid ?? e.metadata?.name ?? String(i),
-      time: e.series?.lastObservedTime ?? e.lastTimestamp ?? e.eventTime ?? e.firstTimestamp ?? e.metadata?.creationTimestamp ?? "",
+      time: latest(e.series?.lastObservedTime, e.lastTimestamp, e.eventTime, e.firstTimestamp, e.metadata?.creationTimestamp),
       type: e.type ?? "Normal",
       reason: e.reason ?? "",
       message: e.message ?? "",
       source: e.reportingComponent || e.source?.component || "",
       count: e.series?.count ?? e.count ?? 1,
     }))
-    .sort((a, b) => b.time.localeCompare(a.time));
+    .sort((a, b) => Date.parse(b.time) - Date.parse(a.time) || b.time.localeCompare(a.time));
 }

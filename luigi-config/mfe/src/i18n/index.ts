@@ -20,10 +20,15 @@ export async function setLocale(locale: string): Promise<boolean> {
   return true;
 }
 
-/** The shell's locale may be anything; a wrong tag would make Intl throw. */
+/**
+ * The shell's locale may be anything; a wrong tag would make Intl throw. Where it says a language only, the browser knows
+ * the region: a reader of English in Europe is not served with American dates.
+ */
 function supported(locale: string): string {
   try {
-    return Intl.DateTimeFormat.supportedLocalesOf(locale.replace("_", "-"))[0] ?? "en";
+    const tag = locale.replace("_", "-");
+    const regional = tag.includes("-") ? undefined : globalThis.navigator?.languages?.find((l) => l.startsWith(`${tag}-`));
+    return Intl.DateTimeFormat.supportedLocalesOf([regional ?? tag, tag])[0] ?? "en";
   } catch {
     return "en";
   }
@@ -74,7 +79,7 @@ export function relative(time: string | number | undefined, now: number): string
   const at = typeof time === "number" ? time : Date.parse(time ?? "");
   if (Number.isNaN(at)) return "–";
   const seconds = (at - now) / 1_000;
-  const format = new Intl.RelativeTimeFormat(formatLocale === "en" || language === "en" ? "en" : formatLocale, { numeric: "auto" });
+  const format = new Intl.RelativeTimeFormat(formatLocale === "en" || language === "en" ? "en" : formatLocale, { numeric: "always" });
   for (const [unit, size] of STEPS) {
     if (Math.abs(seconds) >= size) return format.format(Math.trunc(seconds / size), unit);
   }

@@ -66,6 +66,21 @@ export function overview(accounts: Iterable<Account>, keys: Iterable<ServiceKey>
   return o;
 }
 
+/** The rotations that were done last and those that come next, nearest to now first. */
+export function rotations(keys: Iterable<ServiceKey>, now: number, count: number): { last: ServiceKey[]; next: ServiceKey[] } {
+  const active = [...keys].filter((k) => keyState(k) === "Active");
+  const at = (time?: string) => Date.parse(time ?? "");
+  const nearest = (time: (k: ServiceKey) => number, sign: number) =>
+    active
+      .filter((k) => sign * (time(k) - now) >= 0)
+      .sort((a, b) => sign * (time(a) - time(b)))
+      .slice(0, count);
+  return {
+    last: nearest((k) => at(k.status?.lastRotation), -1),
+    next: nearest((k) => at(k.status?.nextRotation), 1),
+  };
+}
+
 export interface Attention {
   severity: "error" | "warning" | "info";
   what: "accountUnavailable" | "rekeyFailed" | "accountPending" | "keyUnavailable" | "keyOverdue" | "edgesBehind" | "deletionBlocked";

@@ -10,10 +10,9 @@ import { t, tv, type Key } from "../i18n/index.js";
 import { PROVIDER_TYPES, type ProviderType } from "../model/kinds.js";
 import { accountObject, nameProblem, type Access } from "../model/manifest.js";
 import { parseReference, REGIONS } from "../model/reference.js";
+import { mark } from "../ui/bits.js";
 import { referenceHelp } from "../ui/reference-help.js";
 import { hintOrProblem, nameProblemText, Wizard } from "./wizard.js";
-
-const ICON: Record<ProviderType, string> = { AWSKMS: "cloud", AzureKeyVault: "cloud", GCPKMS: "cloud", ThalesHSM: "locked" };
 
 @customElement("kc-account-wizard")
 export class AccountWizard extends Wizard {
@@ -73,6 +72,13 @@ export class AccountWizard extends Wizard {
   protected back(): void {
     this.go(["accounts"]);
   }
+  protected aside() {
+    if (!this.provider) return { title: t("wizard.what"), points: [t("wizard.what.root"), t("wizard.what.account"), t("wizard.what.keys")] };
+    const cluster = this.ctx.fleet.tenants.items.values().next().value?.status?.logicalCluster;
+    const points: unknown[] = [t(`needs.${this.provider}.key`), t(`needs.${this.provider}.access`)];
+    if (this.provider !== "ThalesHSM" && cluster) points.push(html`${t("needs.cluster")} <bdi class="mono">${cluster}</bdi>`);
+    return { title: t("needs.title", { provider: tv("provider", this.provider) }), points: [...points, t("needs.probe")] };
+  }
 
   private input(id: string, label: string, value: string, on: (v: string) => void, o: { required?: boolean; hint?: string; suggestions?: string[]; problem?: string } = {}): TemplateResult {
     const take = (e: Event) => on((e.target as HTMLInputElement).value.trim());
@@ -114,7 +120,7 @@ export class AccountWizard extends Wizard {
                     this.problem = "";
                   }}
                 />
-                <ui5-icon name=${ICON[p]} style="flex:none; width: 1.5rem; height: 1.5rem"></ui5-icon>
+                ${mark(p, true)}
                 <span><span>${tv("provider", p)}</span><br /><span class="muted small">${t(`wizard.provider.${p}` as Key)}</span></span>
               </label>`,
             )}
@@ -141,9 +147,9 @@ export class AccountWizard extends Wizard {
       default:
         return this.review([
           { label: t("col.name"), value: html`<bdi>${this.name}</bdi>` },
-          { label: t("col.provider"), value: tv("provider", provider!) },
+          { label: t("col.provider"), value: html`<span class="provider">${mark(provider!)}${tv("provider", provider!)}</span>` },
           { label: t("wizard.region"), value: parseReference(provider!, this.reference).region ?? "–" },
-          { label: t("col.reference"), value: html`<bdi class="mono" dir="ltr">${this.reference}</bdi>` },
+          { label: t("col.reference"), value: html`<bdi class="mono" dir="ltr">${this.reference}</bdi>`, wide: true },
         ]);
     }
   }

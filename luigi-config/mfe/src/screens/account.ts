@@ -3,15 +3,13 @@ import { customElement, state } from "lit/decorators.js";
 import { asApiError } from "../data/port.js";
 import { number, t, tn, tv } from "../i18n/index.js";
 import { blastRadius } from "../model/fleet.js";
-import { accountPhase, condition, keyState, type Account, type Happening, type ServiceKey } from "../model/kinds.js";
+import { accountPhase, condition, KEY_STATES, keyState, type Account, type Happening, type ServiceKey } from "../model/kinds.js";
 import { toYaml } from "../model/manifest.js";
-import { badge, empty, fact, progress, skeleton, tag, when } from "../ui/bits.js";
+import { badge, empty, fact, mark, progress, skeleton, tag, when } from "../ui/bits.js";
 import { history } from "../ui/history.js";
 import { styles } from "../ui/styles.js";
+import { chainStyles, trustChain } from "../ui/trust-chain.js";
 import { faultText, View } from "../ui/view.js";
-
-/** So many keys are shown in the chain; the list has the rest. */
-const SHOWN = 6;
 
 @customElement("kc-account")
 export class AccountScreen extends View {
@@ -21,71 +19,13 @@ export class AccountScreen extends View {
 
   static override styles = [
     styles,
+    chainStyles,
     css`
       .hero {
         display: flex;
         flex-wrap: wrap;
         gap: 0.75rem 1rem;
         align-items: flex-start;
-      }
-      .chain {
-        display: grid;
-        grid-template-columns: minmax(0, 1fr) 2.5rem minmax(0, 0.8fr) 2.5rem minmax(0, 1.1fr);
-        align-items: center;
-      }
-      .chain .link {
-        border: 1px solid var(--sapGroup_ContentBorderColor);
-        border-radius: 0.75rem;
-        padding: 0.875rem 1rem;
-        min-width: 0;
-        height: 100%;
-      }
-      .chain .link > .kind {
-        display: flex;
-        align-items: center;
-        gap: 0.5rem;
-        color: var(--sapContent_LabelColor);
-        font-size: var(--sapFontSmallSize);
-        margin-block-end: 0.5rem;
-      }
-      .chain .arrow {
-        display: grid;
-        place-items: center;
-        color: var(--sapContent_NonInteractiveIconColor);
-      }
-      :host(:dir(rtl)) .chain .arrow ui5-icon {
-        transform: scaleX(-1);
-      }
-      .chain ul {
-        display: flex;
-        flex-direction: column;
-        gap: 0.375rem;
-      }
-      .chain li {
-        display: flex;
-        justify-content: space-between;
-        gap: 0.5rem;
-        align-items: baseline;
-      }
-      .chain li a {
-        min-width: 0;
-        overflow: hidden;
-        text-overflow: ellipsis;
-        white-space: nowrap;
-      }
-      .chain li a bdi {
-        overflow-wrap: normal;
-      }
-      @media (max-width: 60rem) {
-        .chain {
-          grid-template-columns: minmax(0, 1fr);
-        }
-        .chain .arrow ui5-icon {
-          transform: rotate(90deg);
-        }
-        .chain .arrow {
-          height: 2rem;
-        }
       }
     `,
   ];
@@ -158,48 +98,21 @@ export class AccountScreen extends View {
   }
 
   private chain(a: Account, keys: ServiceKey[]): TemplateResult {
-    const root = a.status?.rootKey;
-    const verified = condition(a, "RootKeyVerified");
     return html`<section class="card" aria-labelledby="chain">
       <div class="head"><h3 id="chain" class="grow">${t("account.chain")}</h3></div>
-      <div class="chain">
-        <div class="link">
-          <div class="kind"><ui5-icon name="cloud"></ui5-icon>${t("account.rootKey")}</div>
-          <p>${tv("provider", a.spec.providerType)}</p>
-          <p class="mono" style="margin-block: 0.25rem 0.5rem"><bdi dir="ltr">${root?.reference ?? a.spec.keyReference}</bdi></p>
-          ${verified?.status === "True"
-            ? tag("positive", "status-positive", t("account.verified"))
-            : tag(verified ? "negative" : "neutral", verified ? "status-error" : "pending", verified?.reason ? tv("reason", verified.reason) : t("account.unverified"))}
-        </div>
-        <div class="arrow"><ui5-icon name="navigation-right-arrow" mode="Image" accessible-name=${t("account.wraps")}></ui5-icon></div>
-        <div class="link">
-          <div class="kind"><ui5-icon name="locked"></ui5-icon>${t("account.accountKey")}</div>
-          <p class="mono" style="font-size: var(--sapFontHeader4Size)">${a.status?.accountKeyVersion !== undefined ? `v${a.status.accountKeyVersion}` : "–"}</p>
-          <p class="muted small">AES-256</p>
-        </div>
-        <div class="arrow"><ui5-icon name="navigation-right-arrow" mode="Image" accessible-name=${t("account.wraps")}></ui5-icon></div>
-        <div class="link">
-          <div class="kind"><ui5-icon name="key"></ui5-icon>${tn("account.keys", keys.length)}</div>
-          ${keys.length === 0
-            ? html`<p class="muted">${t("account.noKeys")}</p>`
-            : html`<ul>
-                ${keys.slice(0, SHOWN).map((k) => html`<li>${this.keyLink(k)}<span class="mono muted">${k.status?.currentVersion ?? "–"}</span></li>`)}
-              </ul>`}
-          ${keys.length
-            ? html`<p style="margin-block-start: 0.5rem">${this.link(["keys"], tn("account.allKeys", keys.length), { account: a.metadata.name })}</p>`
-            : nothing}
-        </div>
-      </div>
+      ${trustChain(a, keys, this.now, { key: (k) => this.keyLink(k), all: (text) => this.link(["keys"], text, { account: a.metadata.name }) })}
     </section>`;
   }
 
   private rewrap(a: Account): TemplateResult | typeof nothing {
     const w = a.status?.rewrap;
     if (!w?.total && !w?.startedAt) return nothing;
-    const running = accountPhase(a) === "Rekeying" || !w.finishedAt;
-    const total = w.total ?? 0;
-    const done = w.done ?? 0;
     const c = condition(a, "RewrapComplete");
+    // The condition has the last word; the counts may be those of a moment ago.
+    const complete = c?.status === "True" || !!w.finishedAt;
+    const running = accountPhase(a) === "Rekeying" || !complete;
+    const total = w.total ?? 0;
+    const done = complete && !w.failed ? total : (w.done ?? 0);
     return html`<section class="card" aria-labelledby="rewrap">
       <div class="head">
         <h3 id="rewrap" class="grow">${t("account.rewrap", { from: `v${w.from ?? "?"}`, to: `v${w.to ?? "?"}` })}</h3>
@@ -227,6 +140,7 @@ export class AccountScreen extends View {
     const mine = this.keys(a.metadata.name);
     const states = new Map<string, number>();
     for (const k of mine) states.set(keyState(k), (states.get(keyState(k)) ?? 0) + 1);
+    const ordered = KEY_STATES.filter((s) => states.has(s)).map((s) => [s, states.get(s)!] as const);
     const ready = condition(a, "Ready") ?? condition(a, "RootKeyVerified");
     const blocked = condition(a, "DeletionBlocked");
     const denied = this.denied("patch", "Account");
@@ -253,10 +167,10 @@ export class AccountScreen extends View {
       ${blocked?.status === "True" ? html`<ui5-message-strip design="Critical" hide-close-button>${blocked.message ?? ""}</ui5-message-strip>` : nothing}
       <section class="card" aria-label=${t("key.facts")}>
         <dl class="facts">
-          ${fact("col.provider", tv("provider", a.spec.providerType))}
-          ${fact("col.reference", html`<bdi class="mono" dir="ltr">${a.spec.keyReference}</bdi>`)}
-          ${fact("account.rootVersion", html`<span class="mono">${a.status?.rootKey?.version || "–"}</span>`)}
+          ${fact("col.provider", html`<span class="provider">${mark(a.spec.providerType)}${tv("provider", a.spec.providerType)}</span>`)}
+          ${fact("col.reference", html`<bdi class="mono" dir="ltr">${a.spec.keyReference}</bdi>`, true)}
           ${fact("key.algorithm", html`<span class="mono">${a.status?.rootKey?.algorithm || "–"}</span>`)}
+          ${a.status?.rootKey?.version ? fact("account.rootVersion", html`<span class="mono">${a.status.rootKey.version}</span>`) : nothing}
           ${fact("col.verified", when(a.status?.rootKey?.lastVerified, this.now, true))}
           ${fact("col.dependents", number(a.status?.dependents ?? mine.length))}
           ${fact("key.created", when(a.metadata.creationTimestamp, this.now, true))}
@@ -272,7 +186,7 @@ export class AccountScreen extends View {
           <div class="head"><h3 id="states" class="grow">${t("account.byState")}</h3></div>
           ${states.size === 0 ? html`<p class="muted">${t("account.noKeys")}</p>` : nothing}
           <ul class="stack" style="gap: 0.5rem">
-            ${[...states].map(
+            ${ordered.map(
               ([s, n]) => html`<li class="row"><span class="grow">${badge(s)}</span>${this.link(["keys"], number(n), { account: a.metadata.name, state: s }, `${tv("state", s)}: ${number(n)}`)}</li>`,
             )}
           </ul>

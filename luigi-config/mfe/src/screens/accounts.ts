@@ -7,7 +7,7 @@ import { customElement } from "lit/decorators.js";
 import { number, t, tv } from "../i18n/index.js";
 import { filterAccounts, paged, sortAccounts, view } from "../model/filter.js";
 import { ACCOUNT_PHASES, accountPhase, condition, PROVIDER_TYPES, type Account } from "../model/kinds.js";
-import { badge, empty, progress, skeleton, when } from "../ui/bits.js";
+import { badge, empty, mark, progress, skeleton, when } from "../ui/bits.js";
 import { choice, headRow, pager, search, type Column } from "../ui/list.js";
 import { styles } from "../ui/styles.js";
 import { View } from "../ui/view.js";
@@ -39,7 +39,7 @@ export class AccountsScreen extends View {
     const w = a.status?.rewrap;
     return html`<tr>
       <td class="name">${this.accountLink(a.metadata.name)}</td>
-      <td class="nowrap">${tv("provider", a.spec.providerType)}</td>
+      <td><span class="provider">${mark(a.spec.providerType)}${tv("provider", a.spec.providerType)}</span></td>
       <td class="reference mono"><bdi dir="ltr">${a.spec.keyReference}</bdi></td>
       <td class="why">
         ${badge(phase)}

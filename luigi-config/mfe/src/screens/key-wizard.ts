@@ -68,6 +68,9 @@ export class KeyWizard extends Wizard {
   protected back(): void {
     this.go(["keys"]);
   }
+  protected aside() {
+    return { title: t("wizard.then"), points: [t("wizard.then.version"), t("wizard.then.edges"), t("wizard.then.rotation"), t("wizard.then.usage")] };
+  }
 
   private input(id: string, label: string, value: string, on: (v: string) => void, o: { hint?: string; suggestions?: string[]; problem?: string } = {}): TemplateResult {
     const take = (e: Event) => on((e.target as HTMLInputElement).value.trim());

@@ -219,10 +219,12 @@ export class KeyScreen extends View {
   private edges(k: ServiceKey): TemplateResult {
     const e = k.status?.edges ?? {};
     const total = e.total ?? 0;
-    const off = keyState(k) === "Disabled" || k.spec.state === "Disabled";
+    const off = keyState(k) !== "Active" || k.spec.state === "Disabled";
     const n = off ? (e.evicted ?? 0) : (e.current ?? 0);
     const c = condition(k, off ? "Evicted" : "Distributed");
-    const label = t(off ? "keys.edgesEvicted" : "keys.edgesCurrent", { n, total });
+    // How long an eviction took is the provider's word: from its decision to the last edge's acknowledgement.
+    const took = off && n >= total ? / edges in ([\d.]+) ms$/.exec(c?.message ?? "")?.[1] : undefined;
+    const label = took ? t("keys.edgesEvictedIn", { n, total, ms: Number(took) }) : t(off ? "keys.edgesEvicted" : "keys.edgesCurrent", { n, total });
     return html`<section class="card" aria-labelledby="edges">
       <div class="head"><h3 id="edges" class="grow">${t("key.edges")}</h3>
         ${total === 0 ? nothing : n >= total ? tag("positive", "status-positive", t("key.edgesAll")) : tag("critical", "status-critical", t("key.edgesSome"))}</div>
@@ -231,7 +233,7 @@ export class KeyScreen extends View {
         : html`<div class="stack" style="gap: 0.5rem">
             <p role="status">${label}${this.pending?.took !== undefined && n >= total ? html` <span class="muted">${t("key.took", { ms: Math.round(this.pending.took) })}</span>` : nothing}</p>
             ${progress(n, total, label)}
-            ${c?.message ? html`<p class="muted small"><bdi>${c.message}</bdi></p>` : nothing}
+            ${c?.message && !took ? html`<p class="muted small"><bdi>${c.message}</bdi></p>` : nothing}
           </div>`}
     </section>`;
   }

@@ -80,7 +80,8 @@ export class KeysScreen extends View {
     const id = idOf(k);
     const e = k.status?.edges;
     const state = keyState(k);
-    const shown = state === "Disabled" ? (e?.evicted ?? 0) : (e?.current ?? 0);
+    const off = state !== "Active";
+    const shown = off ? (e?.evicted ?? 0) : (e?.current ?? 0);
     return html`<tr class=${this.selected.has(id) ? "selected" : ""}>
       <td class="check">
         <input
@@ -105,9 +106,9 @@ export class KeysScreen extends View {
       </td>
       <td class="num">${number(k.status?.activeClients ?? 0)}</td>
       <td class="num nowrap">
-        ${e?.total
-          ? html`<span title=${t(state === "Disabled" ? "keys.edgesEvicted" : "keys.edgesCurrent", { n: shown, total: e.total })}
-              >${shown < e.total ? html`<ui5-icon name="status-critical" style="width:.875rem;height:.875rem;color:var(--sapCriticalElementColor)" mode="Image" accessible-name=${t("keys.edgesBehind")}></ui5-icon> ` : nothing}${number(shown)}/${number(e.total)}</span
+        ${e?.total && k.status?.currentVersion
+          ? html`<span title=${t(off ? "keys.edgesEvicted" : "keys.edgesCurrent", { n: shown, total: e.total })}
+              >${shown < e.total ? html`<ui5-icon name="status-critical" style="width:.875rem;height:.875rem;color:var(--sapCriticalElementColor)" mode="Image" accessible-name=${t("keys.edgesBehind")}></ui5-icon> ` : nothing}${off ? html`<span class="muted small">${t("keys.evicted")}</span> ` : nothing}${number(shown)}/${number(e.total)}</span
             >`
           : html`<span class="muted">–</span>`}
       </td>

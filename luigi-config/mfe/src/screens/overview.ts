@@ -2,14 +2,17 @@ import { css, html, nothing, type TemplateResult } from "lit";
 import { customElement } from "lit/decorators.js";
 import { number, t, tn, tv, type Key } from "../i18n/index.js";
 import type { Params } from "../model/filter.js";
-import { attention, overview, type Attention } from "../model/fleet.js";
-import { condition } from "../model/kinds.js";
+import { attention, overview, rotations, type Attention } from "../model/fleet.js";
+import { condition, type ServiceKey } from "../model/kinds.js";
 import { badge, empty, fact, iconOf, skeleton, toneOf, when } from "../ui/bits.js";
 import { styles } from "../ui/styles.js";
+import { scheduleText } from "../ui/texts.js";
 import { View } from "../ui/view.js";
 
 /** So many rows are shown; the rest is a number. */
 const SHOWN = 8;
+/** Rotations before and after now. */
+const NEAREST = 4;
 
 @customElement("kc-overview")
 export class OverviewScreen extends View {
@@ -87,6 +90,31 @@ export class OverviewScreen extends View {
       .todo p {
         overflow-wrap: anywhere;
       }
+      .rotations h3 {
+        font-size: var(--sapFontSmallSize);
+        color: var(--sapContent_LabelColor);
+        margin-block: 0.5rem 0.25rem;
+      }
+      .rotations li {
+        display: grid;
+        grid-template-columns: minmax(0, 1fr) auto 6.5rem;
+        gap: 0.75rem;
+        align-items: center;
+        padding-block: 0.375rem;
+        border-block-end: 1px solid var(--sapList_BorderColor);
+      }
+      .rotations li:last-child {
+        border-block-end: none;
+      }
+      .rotations li > :last-child {
+        text-align: end;
+      }
+      .cut > * {
+        display: block;
+        overflow: hidden;
+        text-overflow: ellipsis;
+        white-space: nowrap;
+      }
       .status .big {
         display: flex;
         gap: 0.75rem;
@@ -149,6 +177,31 @@ export class OverviewScreen extends View {
     </section>`;
   }
 
+  private rotationsCard(): TemplateResult {
+    const { last, next } = rotations(this.ctx.fleet.keys.items.values(), this.now, NEAREST);
+    const row = (k: ServiceKey, time: string | undefined, version: boolean) =>
+      html`<li>
+        <span class="cut">${this.keyLink(k)}<bdi class="muted small">${k.metadata.namespace}</bdi></span>
+        ${version ? html`<span class="mono">${k.status?.currentVersion}</span>` : html`<span class="muted small">${scheduleText(k.spec.rotationSchedule ?? "")}</span>`}
+        <span class="muted small">${when(time, this.now)}</span>
+      </li>`;
+    return html`<section class="card rotations" aria-labelledby="rotations">
+      <div class="head"><h2 id="rotations" class="grow">${t("overview.rotations")}</h2>${next.length ? this.link(["keys"], t("overview.allRotations"), { sort: "next" }) : nothing}</div>
+      ${last.length + next.length === 0
+        ? html`<p class="muted">${t("overview.noRotations")}</p>`
+        : html`<h3 class="muted small">${t("overview.lastRotations")}</h3>
+            <ul>
+              ${last.map((k) => row(k, k.status?.lastRotation, true))}
+            </ul>
+            ${next.length
+              ? html`<h3 class="muted small">${t("overview.nextRotations")}</h3>
+                  <ul>
+                    ${next.map((k) => row(k, k.status?.nextRotation, false))}
+                  </ul>`
+              : nothing}`}
+    </section>`;
+  }
+
   private item(a: Attention): TemplateResult {
     const name = html`<bdi>${a.id}</bdi>`;
     const path = a.kind === "Account" ? ["accounts", a.id] : ["keys", ...a.id.split("/")];
@@ -173,6 +226,9 @@ export class OverviewScreen extends View {
         <div class="tiles" role="status" aria-label=${t("load.loading")}>${Array.from({ length: 8 }, () => html`<div class="skeleton" style="height:9rem"></div>`)}</div>
         ${skeleton(4)}
       </div>`;
+    }
+    if (this.ctx.fleet.tenants.items.size === 0 && accounts.items.size === 0) {
+      return html`<section class="card">${empty({ icon: "pending", title: t("tenant.Provisioning"), text: t("tenant.soon") })}</section>`;
     }
     if (accounts.items.size === 0 && keys.items.size === 0) {
       return html`<div class="stack">
@@ -220,7 +276,7 @@ export class OverviewScreen extends View {
                 ${todo.length > SHOWN ? html`<li><span></span><p class="muted">${tn("overview.more", todo.length - SHOWN)}</p></li>` : nothing}
               </ul>`}
         </section>
-        ${this.tenantCard()}
+        <div class="stack">${this.tenantCard()} ${this.rotationsCard()}</div>
       </div>
     </div>`;
   }

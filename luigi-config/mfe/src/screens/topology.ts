@@ -9,14 +9,15 @@ import { View } from "../ui/view.js";
 
 /** Pixels at a zoom of one. */
 const ROW = 52;
-const COLUMN = 250;
-const WIDTH = 208;
+const COLUMN = 272;
+const WIDTH = 224;
 const HEIGHT = 40;
 const PAD = 16;
 const ZOOMS = [0.5, 0.65, 0.8, 1, 1.25, 1.5];
 /** Up to so many keys everything is open at the start. */
 const OPEN_AT_ONCE = 40;
 const LISTED = 50;
+const LEGEND = [["Ready", "Active"], ["Rekeying"], ["Unavailable", "Suspended"], ["Deleting", "PendingDeletion"], ["Pending", "Provisioning", "Disabled"]];
 
 /** A shape for each tone, so that the state does not hang on the colour. Drawn in a box of 16. */
 const SHAPE: Record<string, string> = {
@@ -48,7 +49,7 @@ export class TopologyScreen extends View {
     css`
       .layout {
         display: grid;
-        grid-template-columns: minmax(0, 1fr) 22rem;
+        grid-template-columns: minmax(0, 1fr) 19rem;
         gap: 1rem;
         align-items: start;
       }
@@ -58,8 +59,8 @@ export class TopologyScreen extends View {
         }
       }
       .canvas {
-        height: calc(100vh - 15rem);
-        min-height: 20rem;
+        max-height: calc(100vh - 14rem);
+        min-height: 24rem;
         overflow: auto;
         cursor: grab;
         position: relative;
@@ -149,6 +150,10 @@ export class TopologyScreen extends View {
         stroke: currentColor;
         stroke-width: 4;
       }
+      .side ul.legend {
+        max-height: none;
+        min-height: 0;
+      }
       .side li {
         display: flex;
         align-items: center;
@@ -206,11 +211,13 @@ export class TopologyScreen extends View {
     if (this.canvas) this.sizes.observe(this.canvas);
   }
 
-  /** A parent stays in sight while its children are scrolled through. */
+  /** A parent stands in the middle of those of its children that are in sight, and stays in sight with them. */
   private top(p: Placed): number {
     const row = ROW * this.zoom;
     if (!p.open) return p.y * row;
-    return Math.min(Math.max(this.port.top, p.first * row), p.last * row);
+    const first = Math.max(p.first * row, this.port.top);
+    const last = Math.min(p.last * row, this.port.top + this.port.height - row);
+    return Math.min(Math.max((first + last) / 2, p.first * row), p.last * row);
   }
 
   private visible(): Placed[] {
@@ -336,7 +343,7 @@ export class TopologyScreen extends View {
     const k = this.zoom;
     const state = tv("state", n.state);
     const short = n.level === 3 ? n.name.split("/")[1]! : n.name;
-    const room = n.level === 2 ? 18 : 24;
+    const room = n.level === 2 ? 20 : 26;
     const label = [...short].length > room ? `${[...short].slice(0, room - 1).join("")}…` : short;
     const sub = n.level === 3 ? `${state} · ${n.name.split("/")[0]!.slice(0, 16)}` : state;
     const selected = n.level === 2 && this.params.account === n.name;
@@ -425,7 +432,16 @@ export class TopologyScreen extends View {
       return html`<aside class="card side">
         <div class="head"><h3>${t("topology.legend")}</h3></div>
         <p class="muted" style="margin-block-end: 0.75rem">${t("topology.help")}</p>
-        <div class="row">${["Ready", "Active", "Rekeying", "Disabled", "Unavailable", "PendingDeletion"].map((s) => badge(s))}</div>
+        <ul class="legend">
+          ${LEGEND.map(
+            (states) =>
+              html`<li>
+                <svg width="16" height="16" aria-hidden="true"><path class="glyph ${toneOf(states[0]!)}" d=${SHAPE[toneOf(states[0]!)]!}></path></svg>
+                <span>${states.map((s) => tv("state", s)).join(", ")}</span>
+              </li>`,
+          )}
+        </ul>
+        <p class="muted small" style="margin-block-start: 0.75rem">${t("topology.ring")}</p>
       </aside>`;
     }
     const keys = [...this.ctx.fleet.keys.items.values()].filter((k) => k.spec.accountRef.name === name).sort((a, b) => idOf(a).localeCompare(idOf(b)));

@@ -73,8 +73,33 @@ export abstract class Wizard extends View {
         border-color: var(--sapSuccessBorderColor);
         color: var(--sapPositiveTextColor);
       }
-      .panel {
-        max-width: 52rem;
+      .panes {
+        display: grid;
+        grid-template-columns: minmax(0, 52rem) minmax(0, 24rem);
+        gap: 1rem;
+        align-items: start;
+      }
+      @media (max-width: 66rem) {
+        .panes {
+          grid-template-columns: minmax(0, 1fr);
+        }
+      }
+      .aside ul {
+        display: flex;
+        flex-direction: column;
+        gap: 0.75rem;
+      }
+      .aside li {
+        display: grid;
+        grid-template-columns: 1rem minmax(0, 1fr);
+        gap: 0.5rem;
+      }
+      .aside li ui5-icon {
+        margin-block-start: 0.125rem;
+        color: var(--sapContent_NonInteractiveIconColor);
+      }
+      .aside p {
+        overflow-wrap: anywhere;
       }
       .foot {
         display: flex;
@@ -151,6 +176,8 @@ export abstract class Wizard extends View {
   protected abstract done(): void;
   protected abstract heading(): string;
   protected abstract back(): void;
+  /** What is good to know beside the form; `undefined` when there is nothing to say yet. */
+  protected abstract aside(): { title: string; points: unknown[] } | undefined;
 
   /** The first step that is not finished bounds the address: a link to the review of an empty wizard starts at its begin. */
   private get at(): number {
@@ -201,14 +228,14 @@ export abstract class Wizard extends View {
     if (this.at === this.titles().length) void this.tryOut();
   }
 
-  protected review(rows: { label: string; value: unknown }[]): TemplateResult {
+  protected review(rows: { label: string; value: unknown; wide?: boolean }[]): TemplateResult {
     const object = this.object();
     const yaml = toYaml(object);
     return html`<div class="stack">
       <dl class="facts">
         ${rows.map(
           (r) =>
-            html`<div>
+            html`<div class=${r.wide ? "wide" : ""}>
               <dt>${r.label}</dt>
               <dd>${r.value}</dd>
             </div>`,
@@ -243,6 +270,7 @@ export abstract class Wizard extends View {
     const at = this.at;
     const titles = this.titles();
     const last = at === titles.length;
+    const beside = this.aside();
     return html`<section class="stack" aria-labelledby="heading">
       <h2 id="heading">${this.heading()}</h2>
       <ol class="steps" aria-label=${t("wizard.steps")}>
@@ -253,8 +281,9 @@ export abstract class Wizard extends View {
             </li>`,
         )}
       </ol>
+      <div class="panes">
       <div
-        class="card panel"
+        class="card"
         @keydown=${(e: KeyboardEvent) => {
           if (e.key === "Enter" && !last && (e.target as HTMLElement).localName === "ui5-input") this.next(at);
         }}
@@ -272,6 +301,15 @@ export abstract class Wizard extends View {
             <ui5-button id="cancel" design="Transparent" @click=${() => this.back()}>${t("action.cancel")}</ui5-button>
           </div>
         </div>
+      </div>
+      ${beside
+        ? html`<aside class="card aside" aria-labelledby="beside">
+            <div class="head"><h3 id="beside">${beside.title}</h3></div>
+            <ul>
+              ${beside.points.map((p) => html`<li><ui5-icon name="information"></ui5-icon><p class="small">${p}</p></li>`)}
+            </ul>
+          </aside>`
+        : nothing}
       </div>
     </section>`;
   }

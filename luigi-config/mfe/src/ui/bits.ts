@@ -1,6 +1,6 @@
 import { html, nothing, type TemplateResult } from "lit";
-import { absolute, relative, t, tv, type Key } from "../i18n/index.js";
-import type { AccountPhase, KeyState, TenantPhase } from "../model/kinds.js";
+import { absolute, number, relative, t, tv, type Key } from "../i18n/index.js";
+import type { AccountPhase, KeyState, ProviderType, TenantPhase } from "../model/kinds.js";
 
 type Tone = "positive" | "negative" | "critical" | "info" | "neutral";
 const TONE: Record<TenantPhase | AccountPhase | KeyState, [Tone, string]> = {
@@ -28,6 +28,23 @@ export function tag(tone: Tone, icon: string, text: string): TemplateResult {
   return html`<span class="badge ${tone}"><ui5-icon name=${icon}></ui5-icon>${text}</span>`;
 }
 
+/** A store's sign: letters on one of the theme's own pairs of colours. */
+const MARK: Record<ProviderType, [string, number]> = { AWSKMS: ["aws", 1], AzureKeyVault: ["Az", 6], GCPKMS: ["G", 8], ThalesHSM: ["HSM", 9] };
+export function mark(provider: ProviderType, large = false): TemplateResult {
+  const [text, pair] = MARK[provider] ?? ["?", 10];
+  const colour = (part: string) => `var(--sapAvatar_${pair}_${part})`;
+  return html`<span class="mark ${large ? "large" : ""}" aria-hidden="true" style="background:${colour("Background")};color:${colour("TextColor")};border-color:${colour("BorderColor")}">${text}</span>`;
+}
+
+/** Parts of a whole by state, in the order given; the words are in the text beside it or in each part's title. */
+export function shares(counts: ReadonlyMap<string, number>): TemplateResult | typeof nothing {
+  if (counts.size === 0) return nothing;
+  const said = [...counts].map(([s, n]) => `${tv("state", s)}: ${number(n)}`);
+  return html`<div class="shares" role="img" aria-label=${said.join(", ")}>
+    ${[...counts].map(([s, n], i) => html`<i class="tone-${toneOf(s)}" style="flex-grow:${n}" title=${said[i]!}></i>`)}
+  </div>`;
+}
+
 /** Relative for reading, absolute on hover and for copying. */
 export function when(time: string | undefined, now: number, both = false): TemplateResult {
   if (!time) return html`<span class="muted">–</span>`;
@@ -36,8 +53,8 @@ export function when(time: string | undefined, now: number, both = false): Templ
     : html`<time datetime=${time} title=${absolute(time, true)} class="nowrap">${relative(time, now)}</time>`;
 }
 
-export function fact(label: Key, value: unknown): TemplateResult {
-  return html`<div>
+export function fact(label: Key, value: unknown, wide = false): TemplateResult {
+  return html`<div class=${wide ? "wide" : ""}>
     <dt>${t(label)}</dt>
     <dd>${value ?? "–"}</dd>
   </div>`;

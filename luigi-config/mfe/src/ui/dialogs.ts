@@ -25,6 +25,8 @@ abstract class Base extends LitElement {
         padding: 1rem clamp(1rem, 5vw, 2rem);
       }
       ui5-dialog {
+        /* As dark as the shell's own, which dims the rest of the page. */
+        --_ui5_popup_block_layer_opacity: 0.5;
         width: min(38rem, calc(100vw - 2rem));
       }
       .foot {

@@ -85,7 +85,7 @@ export const styles = css`
     font-size: var(--sapFontSmallSize);
   }
   .mono {
-    font-family: var(--sapFontMonospaceFamily, monospace);
+    font-family: "72Mono", monospace;
     font-size: 0.8125rem;
   }
   .nowrap {
@@ -161,6 +161,14 @@ export const styles = css`
     display: grid;
     grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr));
     gap: 0.75rem 1.5rem;
+  }
+  dl.facts .wide {
+    grid-column: span 2;
+  }
+  @media (max-width: 40rem) {
+    dl.facts .wide {
+      grid-column: auto;
+    }
   }
   dl.facts dt {
     color: var(--sapContent_LabelColor);
@@ -283,8 +291,67 @@ export const styles = css`
   }
   .field > ui5-select,
   .field > ui5-input {
+    margin: 0;
     width: 100%;
     min-width: 9rem;
+  }
+  .mark {
+    display: inline-grid;
+    place-items: center;
+    flex: none;
+    width: 1.75rem;
+    height: 1.25rem;
+    border-radius: 0.25rem;
+    border: 1px solid var(--sapAvatar_10_BorderColor);
+    background: var(--sapAvatar_10_Background);
+    color: var(--sapAvatar_10_TextColor);
+    font-family: var(--sapFontBoldFamily);
+    font-size: 0.625rem;
+    line-height: 1;
+  }
+  .mark.large {
+    width: 2.5rem;
+    height: 2.5rem;
+    border-radius: 0.5rem;
+    font-size: 0.875rem;
+  }
+  .mark ui5-icon {
+    width: 1.25rem;
+    height: 1.25rem;
+    color: inherit;
+  }
+  .provider {
+    display: inline-flex;
+    gap: 0.5rem;
+    align-items: center;
+    white-space: nowrap;
+  }
+  .shares {
+    display: flex;
+    gap: 2px;
+    height: 0.5rem;
+    border-radius: 0.25rem;
+    overflow: hidden;
+  }
+  .shares i {
+    flex: 1 1 0;
+    min-width: 3px;
+    background: currentColor;
+  }
+  .tone-positive {
+    color: var(--sapPositiveElementColor, var(--sapPositiveColor));
+  }
+  .tone-negative {
+    color: var(--sapNegativeElementColor, var(--sapNegativeColor));
+  }
+  .tone-critical {
+    color: var(--sapCriticalElementColor, var(--sapCriticalColor));
+  }
+  .tone-info {
+    color: var(--sapInformativeElementColor, var(--sapInformativeColor));
+  }
+  .tone-neutral {
+    color: var(--sapNeutralElementColor, var(--sapNeutralColor));
   }
   .progress {
     height: 0.5rem;
@@ -309,7 +376,7 @@ export const styles = css`
     background: var(--sapField_ReadOnly_Background, var(--sapBackgroundColor));
     border: 1px solid var(--sapGroup_ContentBorderColor);
     border-radius: 0.5rem;
-    font-family: var(--sapFontMonospaceFamily, monospace);
+    font-family: "72Mono", monospace;
     font-size: 0.8125rem;
     line-height: 1.5;
     white-space: pre-wrap;

@@ -45,6 +45,7 @@ const denial = (verb: string, plural: string) => `${plural}.openkcm.io is forbid
 export async function graphql(world: World, req: IncomingMessage, res: ServerResponse): Promise<void> {
   const { query, variables } = JSON.parse(await body(req)) as { query: string; variables: Record<string, never> & { object?: Resource; name?: string; ns?: string; limit?: number; continue?: string; dryRun?: boolean; rv?: string } };
   world.log.push(`graphql ${query.slice(0, 60)}`);
+  if (world.silent) return;
   if (world.down) {
     req.socket.destroy();
     return;

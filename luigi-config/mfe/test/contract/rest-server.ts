@@ -18,6 +18,7 @@ export const status = (code: number, reason: string, message: string) => ({ kind
 /** Kubernetes REST as kcp speaks it on a workspace's URL. `path` starts after `/clusters/<workspace>`. */
 export async function rest(world: World, req: IncomingMessage, res: ServerResponse, path: string): Promise<void> {
   world.log.push(`${req.method} ${path}`);
+  if (world.silent) return;
   if (world.down) {
     req.socket.destroy();
     return;
@@ -70,6 +71,9 @@ export async function rest(world: World, req: IncomingMessage, res: ServerRespon
           const line = (e: unknown) => res.write(`${JSON.stringify(e)}\n`);
           const since = Number(q.get("resourceVersion") ?? "0");
           for (const o of all) if (Number(o.metadata.resourceVersion) > since) line({ type: "MODIFIED", object: o });
+          for (const g of world.graves) {
+            if (g.kind === kind && (!namespace || g.object.metadata.namespace === namespace) && Number(g.object.metadata.resourceVersion) > since) line({ type: "DELETED", object: g.object });
+          }
           line({ type: "BOOKMARK", object: { metadata: { resourceVersion: world.resourceVersion } } });
           const stop = world.watch(kind, namespace, line, () => res.end());
           res.on("close", stop);

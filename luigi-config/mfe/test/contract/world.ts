@@ -21,9 +21,12 @@ export class Refusal extends Error {
  * rotations, evictions. Faults can be switched on. It holds no keys: there is nothing to encrypt here.
  */
 export class World {
+  private kept: Record<KindName, Map<string, Resource>> = { Tenant: new Map(), Account: new Map(), ServiceEncryptionKey: new Map() };
   readonly objects: Record<KindName, Map<string, Resource>> = { Tenant: new Map(), Account: new Map(), ServiceEncryptionKey: new Map() };
   readonly events: { kind: string; name: string; namespace: string; type: string; reason: string; message: string; time: string }[] = [];
   readonly namespaces = new Set(["default"]);
+  /** What was deleted, with the version at which it was: a watch from before hears of it. */
+  readonly graves: { kind: KindName; object: Resource }[] = [];
   private readonly watchers = new Set<{ kind: KindName; namespace?: string; on: Watcher; end: () => void }>();
   private version = 100_000;
   bound = true;
@@ -32,6 +35,8 @@ export class World {
   /** `verb plural` that is denied, for example `create accounts`. */
   readonly denied = new Set<string>();
   down = false;
+  /** Takes requests and never answers. */
+  silent = false;
   readonly edges = 3;
   /** Answered requests by `METHOD path`, to count what a page costs. */
   readonly log: string[] = [];
@@ -82,6 +87,23 @@ export class World {
   cut(): void {
     for (const w of [...this.watchers]) w.end();
     this.watchers.clear();
+  }
+
+  /** What kcp and the provider do when the binding goes: every object is deleted, the streams stay open and silent. */
+  unbind(): void {
+    const kept = { ...this.objects };
+    for (const kind of Object.keys(this.objects) as KindName[]) {
+      this.objects[kind] = new Map();
+      for (const o of kept[kind].values()) this.tell(kind, "DELETED", structuredClone({ ...o, metadata: { ...o.metadata, resourceVersion: String(++this.version) } }));
+    }
+    this.bound = false;
+    this.kept = kept;
+  }
+
+  /** Everything comes back as it was. */
+  rebind(): void {
+    this.bound = true;
+    for (const kind of Object.keys(this.objects) as KindName[]) for (const o of this.kept[kind].values()) this.store(kind, structuredClone(o), "ADDED");
   }
 
   get streams(): number {
@@ -157,6 +179,7 @@ export class World {
     if (!dryRun) {
       this.objects[kind].delete(id);
       old.metadata.resourceVersion = String(++this.version);
+      this.graves.push({ kind, object: structuredClone(old) });
       this.tell(kind, "DELETED", structuredClone(old));
     }
     return old;

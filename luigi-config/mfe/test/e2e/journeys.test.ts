@@ -128,6 +128,68 @@ test("a card leads to the filtered list, and that address shows the same after a
   await (await mfe(page)).locator("text=Needs attention").waitFor();
 });
 
+test("every card leads to a list of as many as it says", async () => {
+  const world = new World({});
+  const f = await open(world);
+  await f.locator("text=Needs attention").waitFor();
+  const names = await f.locator(".tile .top").allInnerTexts();
+  expect(names).toHaveLength(8);
+  for (const name of names) {
+    const tile = f.locator(".tile", { has: f.locator(`.top:text-is("${name}")`) });
+    const said = (await tile.locator(".value").innerText()).trim();
+    await tile.locator("a").click();
+    await f.locator("kc-keys, kc-accounts").first().waitFor();
+    if (said === "0") await f.locator("text=Nothing matches").waitFor();
+    else await f.locator(".pager [role=status]", { hasText: new RegExp(`of ${said}$`) }).waitFor();
+    await f.locator("nav a", { hasText: "Overview" }).click();
+    await f.locator("text=Needs attention").waitFor();
+  }
+});
+
+test("a schedule is edited in place, and what is no schedule is not sent", async () => {
+  const world = new World({ keys: 12 });
+  const k = [...world.objects.ServiceEncryptionKey.values()].find((o) => (o as ServiceKey).status?.state === "Active")!;
+  const f = await open(world, `/keys/${idOf(k)}`);
+  await f.locator("#edit-schedule").click();
+  await f.locator("#schedule input").fill("Fortnightly");
+  expect(await f.locator("#save-schedule").getAttribute("disabled")).not.toBeNull();
+  await f.locator("#schedule input").fill("14 Days");
+  await page.keyboard.press("Enter");
+  await f.locator("dl.facts dd", { hasText: "Every 14 days" }).waitFor();
+  expect(keyOf(world, idOf(k)).spec.rotationSchedule).toBe("14 Days");
+  await f.locator("pre", { hasText: `--key ${idOf(k)}` }).waitFor();
+});
+
+test("many keys are disabled at once, with a result for each, also for one that fails", async () => {
+  const world = new World({ keys: 12 });
+  const f = await open(world, "/keys?~state=Active");
+  await f.locator("tbody tr").nth(2).waitFor();
+  for (let i = 1; i <= 3; i++) await f.locator("input[type=checkbox]").nth(i).check();
+  const chosen = (await f.locator("tbody tr.selected input").evaluateAll((all) => all.map((e) => e.getAttribute("aria-label")!.replace("Select ", "")))).sort();
+  expect(chosen).toHaveLength(3);
+  // Somebody deletes one; nobody has told the page yet.
+  world.objects.ServiceEncryptionKey.delete(chosen[1]!);
+  await f.locator("#bulk-disable").click();
+  await f.locator("kc-bulk #confirm").click();
+  await f.locator("kc-bulk [role=status]", { hasText: "3 of 3 done, 1 failed" }).waitFor();
+  await f.locator("kc-bulk tr", { hasText: chosen[1]! }).locator("text=It does not exist any more").waitFor();
+  expect([chosen[0]!, chosen[2]!].map((id) => keyOf(world, id).spec.state)).toEqual(["Disabled", "Disabled"]);
+});
+
+test("without a network the page says so, and is live again when it is back", async () => {
+  const world = new World({ keys: 6 });
+  const f = await open(world, "/keys");
+  await f.locator("tbody tr").first().waitFor();
+  await b.context.setOffline(true);
+  await f.locator("ui5-message-strip", { hasText: "You are offline" }).waitFor();
+  world.cut();
+  const [id] = [...world.objects.ServiceEncryptionKey.keys()];
+  world.remove("ServiceEncryptionKey", id!, false);
+  await b.context.setOffline(false);
+  await f.locator(".pager [role=status]", { hasText: "of 5" }).waitFor();
+  await f.locator(".live", { hasText: /^Live$/ }).waitFor();
+});
+
 test("a re-key says what it touches, wants the name, and shows its progress to the end", async () => {
   const world = new World({ keys: 60 });
   const f = await open(world, "/accounts/aws-root-production");
@@ -225,10 +287,9 @@ test("OpenKCM is switched off and on again", async () => {
   const world = new World({ keys: 10 });
   const f = await open(world, "/keys");
   await f.locator("kc-keys tbody tr").first().waitFor();
-  world.bound = false;
-  world.cut();
+  world.unbind();
   await f.locator("text=OpenKCM is not enabled in this workspace").waitFor();
-  world.bound = true;
+  world.rebind();
   await f.locator("kc-keys tbody tr").first().waitFor();
 });
 
@@ -291,6 +352,9 @@ test("the dashboard's tile is a web component in the shell's own page", async ()
   const theme = await page.evaluate(() => getComputedStyle(document.documentElement).getPropertyValue("--sapBackgroundColor"));
   expect(theme).not.toBe("");
   expect(await page.locator("iframe").count()).toBe(0);
+  await page.locator("a", { hasText: "Open the key chain" }).click();
+  await address(/\/home\/openkcm/);
+  await mfe(page);
 });
 
 describe("with the keyboard alone", () => {
@@ -335,6 +399,23 @@ describe("with the keyboard alone", () => {
     await page.keyboard.press("Enter");
     await f.locator("kc-account .badge", { hasText: "Ready" }).first().waitFor();
     expect((world.objects.Account.get("azure-by-keyboard") as Account).spec.providerType).toBe("AzureKeyVault");
+  });
+
+  test("an Account is re-keyed", async () => {
+    const world = new World({ keys: 12 });
+    const f = await open(world, "/accounts/aws-root-production");
+    await f.locator("#rekey").waitFor();
+    await f.locator("main").focus();
+    await tabTo(f, "rekey");
+    await page.keyboard.press("Enter");
+    await f.locator("kc-new-root #reference input").waitFor();
+    await tabTo(f, "reference");
+    await page.keyboard.type("arn:aws:kms:eu-central-1:111122223333:alias/next");
+    await tabTo(f, "typed");
+    await page.keyboard.type("aws-root-production");
+    await page.keyboard.press("Enter");
+    await f.locator("kc-account .badge", { hasText: "Complete" }).waitFor();
+    expect((world.objects.Account.get("aws-root-production") as Account).spec.keyReference).toContain("alias/next");
   });
 
   test("the graph is one stop, and arrows, type-ahead, Enter and Escape do the rest", async () => {

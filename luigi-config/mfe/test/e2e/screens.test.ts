@@ -18,6 +18,8 @@ interface Screen {
   world?: () => World;
   /** Brings the page from its address to what is to be seen. */
   act?: (frame: Frame, page: Page, world: World) => Promise<unknown>;
+  /** Nothing is loaded, and that is what is looked at. */
+  loading?: boolean;
 }
 
 const main = new World({});
@@ -122,6 +124,31 @@ const ALL: Screen[] = [
     },
   },
   {
+    name: "loading",
+    path: "",
+    loading: true,
+    world: () => {
+      const w = new World({});
+      w.silent = true;
+      return w;
+    },
+  },
+  {
+    name: "failed",
+    path: "/keys",
+    world: () => {
+      const w = new World({});
+      w.down = true;
+      return w;
+    },
+    act: (f) => f.locator("text=Try again").first().waitFor(),
+  },
+  {
+    name: "offline",
+    path: "/keys",
+    act: (f) => f.evaluate(() => window.dispatchEvent(new Event("offline"))),
+  },
+  {
     name: "stale",
     path: "/accounts",
     world: () => new World({}),
@@ -199,7 +226,7 @@ describe.each(SCREENS)("$name", (screen) => {
     });
     await page.goto(`${s.url}/home/openkcm${screen.path}`);
     const frame = await mfe(page);
-    await frame.locator(".skeleton").first().waitFor({ state: "detached", timeout: 20_000 });
+    await frame.locator(".skeleton").first().waitFor({ state: screen.loading ? "visible" : "detached", timeout: 20_000 });
     await screen.act?.(frame, page, world);
     const found: string[] = [];
     for (const theme of THEMES) {

@@ -204,6 +204,60 @@ describe.each(ADAPTERS)("%s", (_name, make) => {
   });
 });
 
+describe("a collection and its server", () => {
+  /** A port that follows a script: one entry for each list and watch, in order. */
+  function scripted(script: (string | ApiError)[]) {
+    const asked: string[] = [];
+    const delays: number[] = [];
+    let over: () => void = () => undefined;
+    const done = new Promise<void>((r) => (over = r));
+    const next = (what: string): Promise<never> | undefined => {
+      asked.push(what);
+      const entry = script.shift();
+      if (entry === undefined) {
+        over();
+        return new Promise<never>(() => undefined);
+      }
+      return entry instanceof ApiError ? Promise.reject(entry) : undefined;
+    };
+    const port = {
+      name: "rest",
+      list: async () => (await next("list")) ?? { items: [], resourceVersion: "7" },
+      watch: async (_kind: string, o: { resourceVersion: string }) => void (await next(`watch ${o.resourceVersion}`)),
+    } as unknown as DataPort;
+    const c = new Collection("Tenant", port, () => undefined, undefined, (ms) => (delays.push(ms), Promise.resolve()));
+    c.start();
+    return { c, asked, delays, done };
+  }
+
+  test("a history that is too old is listed anew at once", async () => {
+    const { c, asked, delays, done } = scripted(["list", new ApiError("gone", ""), "list"]);
+    await done;
+    expect(asked).toEqual(["list", "watch 7", "list", "watch 7"]);
+    expect(delays).toEqual([]);
+    c.close();
+  });
+
+  test("a server that fails is asked less and less often, and never less than twice a minute", async () => {
+    const { c, delays, done } = scripted(Array.from({ length: 12 }, () => new ApiError("server", "")));
+    await done;
+    for (const [i, ms] of delays.entries()) {
+      const expected = Math.min(30_000, 500 * 2 ** Math.min(i + 1, 6));
+      expect(ms).toBeGreaterThanOrEqual(expected * 0.75);
+      expect(ms).toBeLessThanOrEqual(expected * 1.25);
+    }
+    expect(delays).toHaveLength(12);
+    c.close();
+  });
+
+  test("a server that asks for time gets it", async () => {
+    const { c, delays, done } = scripted([new ApiError("throttled", "", [], 90)]);
+    await done;
+    expect(delays).toEqual([90_000]);
+    c.close();
+  });
+});
+
 test("an own write that the watch has already overtaken does not turn time back", () => {
   const c = new Collection("Tenant", { name: "rest" } as DataPort, () => undefined);
   c.learn({ metadata: { name: "t", resourceVersion: "12" }, status: { phase: "Active" } });

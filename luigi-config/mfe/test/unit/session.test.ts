@@ -1,14 +1,12 @@
-import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, test } from "vitest";
-import { parse, parseAllDocuments } from "yaml";
+import { parse } from "yaml";
 import { gatewayUrl } from "../../src/data/graphql.js";
 import { de } from "../../src/i18n/de.js";
 import { en } from "../../src/i18n/en.js";
 import { mapTheme } from "../../src/luigi/theme.js";
-import { parseSchedule } from "../../src/model/schedule.js";
 import { ending, expiry, newest } from "../../src/luigi/token.js";
 
 const jwt = (exp?: number) => `h.${Buffer.from(JSON.stringify({ exp })).toString("base64url")}.s`;
@@ -59,16 +57,6 @@ describe("texts", () => {
     const places = (s: string) => (s.match(/\{\w+\}/g) ?? []).sort();
     for (const [k, v] of Object.entries(en)) expect([k, places(de[k as keyof typeof en])]).toEqual([k, places(v)]);
   });
-});
-
-test("the demo's fleet is what its script makes, and every key is named once", () => {
-  const dir = resolve(import.meta.dirname, "../../../demo");
-  const made = execFileSync(process.execPath, [resolve(dir, "fleet.mjs")], { encoding: "utf8" });
-  expect(readFileSync(resolve(dir, "fleet.yaml"), "utf8")).toBe(made);
-  const objects = parseAllDocuments(made).map((d) => d.toJS() as { kind: string; metadata: { name: string; namespace?: string }; spec?: { rotationSchedule?: string } });
-  const ids = objects.map((o) => `${o.kind} ${o.metadata.namespace ?? ""}/${o.metadata.name}`);
-  expect(new Set(ids).size).toBe(ids.length);
-  for (const o of objects) if (o.kind === "ServiceEncryptionKey") expect(parseSchedule(o.spec!.rotationSchedule!)).toBeDefined();
 });
 
 describe("registration", () => {
