@@ -9,6 +9,7 @@ import { Fleet, Rights, type Ctx } from "./ctx.js";
 import { GraphqlPort } from "./data/graphql.js";
 import type { DataPort } from "./data/port.js";
 import { RestPort } from "./data/rest.js";
+import { shared } from "./data/shared.js";
 import { absolute, lang, setLocale, t, type Key } from "./i18n/index.js";
 import { pathOf, type Session } from "./luigi/session.js";
 import { badge, empty } from "./ui/bits.js";
@@ -40,6 +41,7 @@ export class App extends LitElement {
   @state() private toast?: { text: string; tone: "positive" | "negative" };
   @state() private readonly loaded = new Set<string>(["overview"]);
   private ctx?: Ctx;
+  private closePort: () => void = () => undefined;
   private address = "";
   private toastTimer?: ReturnType<typeof setTimeout>;
   private shown = "";
@@ -210,12 +212,15 @@ export class App extends LitElement {
       this.address = address;
       this.ctx?.fleet.close();
       this.ctx = undefined;
-      const port: DataPort | undefined = graphqlUrl
+      this.closePort();
+      const own: DataPort | undefined = graphqlUrl
         ? new GraphqlPort(graphqlUrl, this.session)
         : restUrl
           ? new RestPort(restUrl, this.session)
           : undefined;
-      if (port) {
+      if (own) {
+        const { port, close } = shared(own, `${graphqlUrl ?? restUrl} ${this.session.user ?? ""}`);
+        this.closePort = close;
         const fleet = new Fleet(port, namespace);
         const redraw = () => {
           // The shell's newer token may come before the refusal of the old one has been noticed.
@@ -310,6 +315,7 @@ export class App extends LitElement {
     const tenant = fleet?.tenants.items.values().next().value;
     const stale = this.offline || fleet?.all.some((c) => c.staleSince !== undefined || c.phase === "failed");
     const loading = fleet?.all.some((c) => c.phase === "loading");
+    const hidden = fleet?.all.every((c) => c.phase === "failed");
     const tabs = this.session.namespace ? (["keys"] as Tab[]) : TABS;
     return html`
       <header class="bar">
@@ -317,7 +323,7 @@ export class App extends LitElement {
           <h1>${this.session.namespace ? t("tab.keys") : t("app.title")}</h1>
           <bdi class="muted mono">${this.session.namespace ?? this.session.workspace}</bdi>
           ${tenant ? badge(tenant.status?.phase ?? "Provisioning") : nothing}
-          ${fleet && !loading
+          ${fleet && !loading && !hidden
             ? html`<span class="live ${stale ? "stale" : ""}" title=${t(stale ? "live.staleText" : "live.liveText")}><i></i>${t(stale ? "live.stale" : "live.live")}</span>`
             : nothing}
         </div>

@@ -4,6 +4,7 @@ import { Fleet } from "./ctx.js";
 import { gatewayUrl, GraphqlPort } from "./data/graphql.js";
 import type { TokenSource } from "./data/port.js";
 import { RestPort } from "./data/rest.js";
+import { shared } from "./data/shared.js";
 import { number, setLocale, t, tv, type Key } from "./i18n/index.js";
 import { newest } from "./luigi/token.js";
 import { attention, overview } from "./model/fleet.js";
@@ -11,6 +12,7 @@ import { attention, overview } from "./model/fleet.js";
 interface Context extends Record<string, unknown> {
   token?: string;
   kcpPath?: string;
+  userEmail?: string;
   locale?: string;
   portalContext?: { crdGatewayApiUrl?: string; kcpWorkspaceUrl?: string };
 }
@@ -32,6 +34,7 @@ export default class OpenKcmTile extends LitElement implements TokenSource {
   @state() private revision = 0;
   private fleet?: Fleet;
   private address = "";
+  private closePort: () => void = () => undefined;
   private held: Context = {};
   private client?: Client;
 
@@ -149,7 +152,10 @@ export default class OpenKcmTile extends LitElement implements TokenSource {
     if (!address || address === this.address) return;
     this.address = address;
     this.fleet?.close();
-    this.fleet = new Fleet(graph ? new GraphqlPort(graph, this) : new RestPort(rest!, this));
+    this.closePort();
+    const { port, close } = shared(graph ? new GraphqlPort(graph, this) : new RestPort(rest!, this), `${address} ${this.held.userEmail ?? ""}`);
+    this.closePort = close;
+    this.fleet = new Fleet(port);
     this.fleet.addEventListener("change", () => this.revision++);
     if (this.isConnected) this.fleet.start();
   }

@@ -188,7 +188,7 @@ export const de: Texts = {
   "account.history": "Verlauf",
   "account.byState": "Schlüssel nach Zustand",
   "account.rewrap": "Neu verpacken von {from} auf {to}",
-  "account.rewrapped": "{done} von {total} Schlüsseln neu verpackt",
+  "account.rewrapped": "{done} von {total} Schlüsselversionen neu verpackt",
   "account.running": "Läuft",
   "account.finished": "Abgeschlossen",
   "account.failed": "Unvollständig",

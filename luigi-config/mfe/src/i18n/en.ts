@@ -186,7 +186,7 @@ export const en = {
   "account.history": "History",
   "account.byState": "Keys by state",
   "account.rewrap": "Re-wrap from {from} to {to}",
-  "account.rewrapped": "{done} of {total} keys re-wrapped",
+  "account.rewrapped": "{done} of {total} key versions re-wrapped",
   "account.running": "Running",
   "account.finished": "Complete",
   "account.failed": "Incomplete",

@@ -424,12 +424,12 @@ export const styles = css`
   .skeleton {
     border-radius: 0.5rem;
     background: var(--sapContent_Placeholderloading_Background, var(--sapNeutralBackground));
-    opacity: 0.6;
+    opacity: 0.45;
     animation: breathe 1.4s ease-in-out infinite alternate;
   }
   @keyframes breathe {
     to {
-      opacity: 0.25;
+      opacity: 0.2;
     }
   }
   @media (prefers-reduced-motion: reduce) {

@@ -204,7 +204,7 @@ test("a re-key says what it touches, wants the name, and shows its progress to t
   await dialog.locator("#typed input").fill("aws-root-production");
   await dialog.locator("#confirm").click();
   await f.locator("kc-account .badge", { hasText: "Re-keying" }).first().waitFor();
-  await f.locator(`text=${count} of ${count} keys re-wrapped`).first().waitFor();
+  await f.locator(`text=${count} of ${count} key versions re-wrapped`).first().waitFor();
   await f.locator("kc-account .badge", { hasText: "Complete" }).waitFor();
 });
 
@@ -306,6 +306,28 @@ test("an update from elsewhere appears, and the focus stays where it is", async 
     while (at?.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
     return at?.localName;
   })).toBe("input");
+});
+
+test("pages of one browser share their streams, and one goes on when another is closed", async () => {
+  const world = new World({ keys: 6 });
+  const first = await open(world, "/keys");
+  await first.locator("tbody tr").first().waitFor();
+  await expect.poll(() => world.streams).toBe(3);
+  const other = await b.context.newPage();
+  await other.goto(`${s!.url}/home/openkcm/keys`);
+  const second = await mfe(other);
+  await second.locator("tbody tr").first().waitFor();
+  const [id] = [...world.objects.ServiceEncryptionKey.keys()];
+  const shows = async (version: string, ...frames: Frame[]) => {
+    world.update("ServiceEncryptionKey", id!, (k: ServiceKey) => (k.status = { ...k.status, currentVersion: version }));
+    for (const f of frames) await f.locator(`tbody td:text-is("${version}")`).waitFor();
+  };
+  await shows("v901", first, second);
+  expect(world.streams).toBe(3);
+  await page.close();
+  await expect.poll(() => world.streams).toBe(3);
+  await shows("v902", second);
+  await other.close();
 });
 
 test("names from the workspace are text, whatever they hold", async () => {
