@@ -69,7 +69,7 @@ pub struct BootstrapArgs {
 /// Where the ledger is.
 #[derive(Debug, Clone, Args)]
 pub struct LedgerArgs {
-    /// Folder of the SQLite ledger and of the edges' certificate authority.
+    /// Folder of the SQLite ledger and of the edges' certificate authority; replicas share it.
     #[arg(long, env = "OPENKCM_DATA_DIR")]
     pub data_dir: PathBuf,
     /// PostgreSQL instead of SQLite, needed for more than one replica.
@@ -93,9 +93,10 @@ pub struct RunArgs {
     /// Where Crypto Edges connect to.
     #[arg(long, env = "OPENKCM_ORCHESTRATOR_ADDRESS", default_value = "127.0.0.1:9443")]
     pub orchestrator_address: SocketAddr,
-    /// The URL under which edges reach that address. Default: the address itself.
-    #[arg(long, env = "OPENKCM_ORCHESTRATOR_URL")]
-    pub orchestrator_url: Option<String>,
+    /// The URLs under which edges reach the replicas, this one's first: an edge that loses one goes to the next. Default: the
+    /// address itself.
+    #[arg(long, env = "OPENKCM_ORCHESTRATOR_URL", value_delimiter = ',')]
+    pub orchestrator_url: Vec<String>,
     /// The operator's configuration of key stores.
     #[arg(long, env = "OPENKCM_KEY_STORES")]
     pub key_stores: Option<PathBuf>,

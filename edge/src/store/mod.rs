@@ -261,6 +261,13 @@ impl KeyStore {
             _ => return Err(PutError::NotHeld),
         };
         let versions = merge_versions(&mut entry, base)?;
+        // An orchestrator that has not heard of the newest version yet waits: this edge has something to decrypt with it.
+        if let Some(Entry { key_id, state: State::Live { current, .. }, .. }) = held.as_deref()
+            && *key_id == entry.key_id
+            && entry.current < *current
+        {
+            return Err(PutError::OlderVersion { offered: entry.current, held: *current });
+        }
         let state = State::Live { current: entry.current, versions };
         self.replace(&mut writer, hash, &snapshot, held.as_deref(), entry, state);
         Ok(())

@@ -141,6 +141,24 @@ fn no_edge_goes_back() {
 }
 
 #[test]
+fn a_key_in_use_does_not_go_back_to_an_older_version() {
+    let (_, store) = leased();
+    let at = |current: u32, revision| {
+        let versions = (1..=current).map(|number| version(number, Usable::EncryptDecrypt)).collect();
+        KeyEntry { current, versions, ..entry(revision) }
+    };
+    store.put(at(3, 1)).unwrap();
+    assert_eq!(store.put(at(2, 9)), Err(PutError::OlderVersion { offered: 2, held: 3 }));
+    assert_eq!(used(&store, Want::Current), Ok(3));
+    // Once nobody uses it here, what the ledger has is what there is (it may have been restored from a backup).
+    store.evict(&name(), EvictReason::Disabled);
+    store.put(at(2, 9)).unwrap();
+    assert_eq!(used(&store, Want::Current), Ok(2));
+    // Another key of the same name begins anew.
+    store.put(KeyEntry { key_id: [1; 16], ..at(1, 10) }).unwrap();
+}
+
+#[test]
 fn contradictions_are_refused_and_change_nothing() {
     let (_, store) = leased();
     store.put(entry(1)).unwrap();

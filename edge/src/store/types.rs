@@ -152,6 +152,16 @@ pub enum PutError {
         /// The revision in the table.
         held: u64,
     },
+    /// The current version would go back under the applications' hands.
+    #[error(
+        "the offered state's current version v{offered} is older than v{held}, with which this edge encrypts"
+    )]
+    OlderVersion {
+        /// The version that was refused.
+        offered: u32,
+        /// The current version here.
+        held: u32,
+    },
     /// A patch needs the key that it changes to be here, with the same key id.
     #[error("the patch is for a key that this edge does not hold")]
     NotHeld,

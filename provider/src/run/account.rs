@@ -11,15 +11,14 @@ use openkcm_keychain::{
     seal::Sealer,
 };
 use openkcm_logical::{ErrorClass, Lookup};
-use openkcm_orchestrator::KeyId;
+use openkcm_orchestrator::{KeyId, Told};
 use openkcm_plan::{
     TenantView,
     account::{self, AccountView, Effect, KeyView},
-    key::HandedOut,
 };
 
 use super::{
-    provider::{Flow, Provider, UNREADABLE, WRITTEN, Workspace, lock, settle, until},
+    provider::{Flow, Provider, UNREADABLE, WRITTEN, Workspace, settle, until},
     roots::{self, Task},
     subject::Subject,
 };
@@ -187,7 +186,7 @@ impl Provider {
         if matches!(account::view(&input), AccountView::Unavailable { .. }) {
             // Whoever still serves a key of a lost root takes it back now, whatever else this round brings.
             for key in &keys {
-                if matches!(lock(&self.handed_out).get(key), Some(HandedOut::Serve(_))) {
+                if matches!(self.orchestrator.told(key), Some(Told::Serve(_))) {
                     self.queue.add(Subject::from(key.clone()));
                 }
             }

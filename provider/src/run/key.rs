@@ -9,16 +9,16 @@ use kcp_client_rs::LogicalCluster;
 use openkcm_apis::{LEDGER_FINALIZER, ServiceEncryptionKey, ServiceEncryptionKeySpec, VersionState};
 use openkcm_keychain::{
     KeychainError, NewKey,
-    rows::{AccountRow, ServiceKeyRow, VersionRow, VersionState as RowState},
+    rows::{AccountRow, ServiceKeyRow, VersionRow, VersionState as RowState, Withheld},
     seal::{Sealer, open_version},
 };
 use openkcm_logical::{ErrorClass, Lookup};
 use openkcm_orchestrator::{
-    Client, DeadReason, DeadVersion, Desired, Distribution, EvictReason, KeyId, KeyState, Usable, Version,
+    Client, DeadReason, DeadVersion, Desired, EvictReason, KeyId, KeyState, Told, Usable, Version,
 };
 use openkcm_plan::{
     Event, TenantView,
-    key::{self, Edges, Effect, Eviction, HandedOut},
+    key::{self, Effect, Eviction, HandedOut},
 };
 
 use super::{
@@ -43,7 +43,9 @@ impl Provider {
         name: &str,
     ) -> anyhow::Result<Option<Duration>> {
         let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
-        settle(|| self.key_step(&id)).await
+        let next = settle(|| self.key_step(&id)).await?;
+        self.report(&id).await?;
+        Ok(next)
     }
 
     async fn key_step(&self, id: &KeyId) -> anyhow::Result<Flow> {
@@ -54,8 +56,7 @@ impl Provider {
             // What the ledger says holds also while the workspace cannot be seen.
             let row = workspace.row.as_ref();
             let off = row.is_some_and(|row| row.unbound_at.is_some() || row.operator_suspended_at.is_some());
-            let told = lock(&self.handed_out).get(id).copied();
-            if off && told.is_some_and(|told| matches!(told, HandedOut::Serve(_))) {
+            if off && matches!(self.orchestrator.told(id), Some(Told::Serve(_))) {
                 self.evict(id, Eviction::TenantSuspended);
             }
             return Ok(if off { Flow::Wait(None) } else { self.unknown(cluster) });
@@ -88,7 +89,9 @@ impl Provider {
             None => Vec::new(),
         };
         let record = row.as_ref().map(|row| record(row, &versions));
-        let distribution = self.orchestrator.distribution(id);
+        let owned = self.owns(cluster);
+        let told = self.told(id, row.as_ref(), owned);
+        let edges = self.all_edges(id, row.as_ref(), told).await?;
         let tenant_name =
             workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
         let snapshot = KeySnapshot { account, object, row, versions, record };
@@ -103,10 +106,9 @@ impl Provider {
             loaded: &loaded,
             unopenable: &unopenable,
             record: snapshot.record.clone(),
-            edges: self.edges(id, &distribution),
+            edges,
             refused: lock(&self.refused).get(id).cloned(),
         });
-        let owned = self.owns(cluster);
         if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
             self.publish(cluster, object, object.status.as_ref(), &status, |status| &status.conditions)
                 .await?;
@@ -116,6 +118,12 @@ impl Provider {
             return Ok(Flow::Wait(until(now, plan.next)));
         };
         if !owned && !matches!(effect, Effect::Load { .. } | Effect::Serve { .. } | Effect::Evict(_)) {
+            return Ok(Flow::Wait(Some(Duration::from_secs(5))));
+        }
+        let withheld = snapshot.row.as_ref().is_some_and(|row| row.withheld.is_some());
+        if !owned && withheld && matches!(effect, Effect::Load { .. } | Effect::Serve { .. }) {
+            // The owner releases it, and announces that.
+            self.planned(id);
             return Ok(Flow::Wait(Some(Duration::from_secs(5))));
         }
         tracing::info!(%cluster, key = %format!("{}/{}", id.namespace, id.name), ?effect, "key");
@@ -142,16 +150,20 @@ impl Provider {
         }
     }
 
-    fn edges(&self, id: &KeyId, distribution: &Distribution) -> Edges {
-        let handed_out = lock(&self.handed_out).get(id).copied();
-        Edges {
-            handed_out,
-            total: distribution.total,
-            current: distribution.current,
-            evicted: distribution.evicted,
-            all_evicted: distribution.is_evicted(),
-            eviction: distribution.describe_eviction(),
-            active_clients: u32::try_from(distribution.active_clients).unwrap_or(u32::MAX),
+    /// What the edges were last told, where that goes with what the ledger says of several replicas. `None` lets the owner
+    /// say it again, this time to the ledger too.
+    fn told(&self, id: &KeyId, row: Option<&ServiceKeyRow>, owned: bool) -> Option<Told> {
+        let told = self.orchestrator.told(id);
+        let (Some(_), Some(row)) = (&self.replicas, row) else { return told };
+        match (row.withheld, told) {
+            (Some(why), Some(Told::Serve(_)) | None) if !owned => {
+                self.evict(id, eviction_of(why));
+                self.orchestrator.told(id)
+            }
+            (withheld, told) if owned => {
+                told.filter(|told| matches!(told, Told::Evicted(_)) == withheld.is_some())
+            }
+            (_, told) => told,
         }
     }
 
@@ -240,6 +252,7 @@ impl Provider {
             Effect::Serve { fingerprint } => self.serve(id, tenant_name, snapshot, fingerprint).await,
             Effect::Evict(why) => {
                 self.evict(id, why);
+                self.withhold(id, row()?, why).await?;
                 Ok(Flow::Again)
             }
         }
@@ -254,16 +267,15 @@ impl Provider {
             Eviction::Deleted => EvictReason::Deleted,
         };
         self.orchestrator.set(id.clone(), Desired::Evicted { reason });
-        lock(&self.handed_out).insert(id.clone(), HandedOut::Evict(why));
         self.counters.eviction();
     }
 
     /// The key is no more: edges need not remember why it was taken back.
     pub fn forget_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str) {
         let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
-        lock(&self.handed_out).remove(&id);
         lock(&self.refused).remove(&id);
         self.orchestrator.set(id, Desired::Gone);
+        self.queue.add(Subject::Key(cluster.clone(), namespace.to_owned(), name.to_owned()));
     }
 
     async fn restore_key(&self, id: &KeyId, row: &ServiceKeyRow) -> anyhow::Result<Flow> {
@@ -289,6 +301,7 @@ impl Provider {
                 // Its namespace is gone. The key stays in the ledger and comes back with a namespace of that name;
                 // meanwhile nobody can use it.
                 self.evict(id, Eviction::Deleted);
+                self.withhold(id, row, Eviction::Deleted).await?;
                 tracing::info!(cluster = %id.cluster, namespace = %id.namespace, key = %id.name, "no namespace to restore into");
                 Ok(Flow::Wait(Some(Duration::from_secs(60))))
             }
@@ -316,6 +329,12 @@ impl Provider {
         else {
             return Ok(Flow::Again);
         };
+        if row.withheld.is_some() && !self.release(id, row, object).await? {
+            return Ok(Flow::Wait(Some(Duration::from_millis(500))));
+        }
+        if !self.may_hand_out(id, row).await? {
+            return Ok(Flow::Wait(Some(Duration::from_secs(1))));
+        }
         let place = self.ledger.place(account.id).await?;
         let mut account_keys = HashMap::new();
         let mut versions = Vec::new();
@@ -368,8 +387,27 @@ impl Provider {
             fingerprint,
         };
         self.orchestrator.set(id.clone(), Desired::Serve(state));
-        lock(&self.handed_out).insert(id.clone(), HandedOut::Serve(fingerprint));
         Ok(Flow::Again)
+    }
+}
+
+/// What the orchestrator was told, in the planner's words.
+pub fn handed_out(told: Told) -> HandedOut {
+    match told {
+        Told::Serve(fingerprint) => HandedOut::Serve(fingerprint),
+        Told::Evicted(EvictReason::Disabled) => HandedOut::Evict(Eviction::Disabled),
+        Told::Evicted(EvictReason::Unavailable) => HandedOut::Evict(Eviction::RootLost),
+        Told::Evicted(EvictReason::Suspended) => HandedOut::Evict(Eviction::TenantSuspended),
+        Told::Evicted(EvictReason::Deleted) => HandedOut::Evict(Eviction::Deleted),
+    }
+}
+
+fn eviction_of(why: Withheld) -> Eviction {
+    match why {
+        Withheld::Disabled => Eviction::Disabled,
+        Withheld::RootLost => Eviction::RootLost,
+        Withheld::TenantSuspended => Eviction::TenantSuspended,
+        Withheld::Deleted => Eviction::Deleted,
     }
 }
 

@@ -77,6 +77,10 @@ impl Collector for Scrape {
             "Unwrapped account keys",
             provider.account_keys.len() as u64,
         )?;
+        if let Some(replicas) = &provider.replicas {
+            let alive = replicas.membership.members().len() as u64;
+            gauge("openkcm_replicas", "Replicas of the provider that are alive, this one included", alive)?;
+        }
         let edges = provider.orchestrator.edges();
         let connected = edges.iter().filter(|edge| edge.connected).count();
         gauge("openkcm_edges_connected", "Crypto Edges on their stream", connected as u64)?;

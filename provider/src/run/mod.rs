@@ -6,6 +6,7 @@ mod http;
 mod key;
 mod metrics;
 mod provider;
+mod replicas;
 mod roots;
 mod subject;
 mod tenant;
@@ -19,9 +20,9 @@ use std::{
 use anyhow::Context;
 use jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use openkcm_keychain::{AccountKeys, Ledger, Location};
+use openkcm_keychain::{AccountKeys, Changed, Ledger, Location, rows::TenantRow};
 use openkcm_keystores::{Config as StoresConfig, KeyStores};
-use openkcm_logical::{CancellationToken, Membership, MembershipOptions, Queue, Recorder, World};
+use openkcm_logical::{CancellationToken, Queue, Recorder, World};
 use openkcm_orchestrator::{Config as OrchestratorConfig, Orchestrator, SystemClock};
 use openkcm_plan::Settings;
 use tokio::task::JoinSet;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 use self::{
     caches::Caches,
     provider::{Provider, Times, lock},
+    replicas::Replicas,
     roots::Roots,
     subject::Subject,
 };
@@ -65,14 +67,20 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         None => StoresConfig::default(),
     };
     let ledger = Ledger::open(&location(&args.ledger)).await.context("open the ledger")?;
+    let lease = Duration::try_from(args.lease)?;
+    let replicas = match &args.ledger.database_url {
+        Some(_) => Some(Replicas::join(&workspace, &ledger, lease).await.context("join the other replicas")?),
+        None => None,
+    };
     let (orchestrator, orchestrating) = Orchestrator::start(
         OrchestratorConfig {
             address: args.orchestrator_address,
-            urls: args.orchestrator_url.clone().into_iter().collect(),
+            urls: args.orchestrator_url.clone(),
             data_dir: args.ledger.data_dir.clone(),
-            lease: Duration::try_from(args.lease)?,
+            lease,
+            replicated: replicas.is_some(),
         },
-        Arc::new(SystemClock::default()),
+        Arc::new(SystemClock),
     )
     .await
     .context("start the orchestrator")?;
@@ -93,10 +101,6 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     });
     let (world, watching) = builder.build().context("prepare the watches")?;
     let (recorder, recording) = Recorder::new(world.clone(), "openkcm-provider");
-    let membership = match &args.ledger.database_url {
-        Some(_) => Some(Membership::new(&workspace, membership_options())?),
-        None => None,
-    };
     let interval = args.probe_interval;
     let provider = Arc::new(Provider {
         world,
@@ -107,7 +111,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         roots: Roots::new(Arc::new(KeyStores::from_config(stores)?), interval),
         orchestrator,
         recorder,
-        membership,
+        replicas,
         times: Times {
             plan: Settings { started: Timestamp::now(), root_loss_grace: args.root_loss_grace },
             retention: args.retention,
@@ -115,7 +119,6 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         },
         counters: metrics::Counters::default(),
         absent: Mutex::default(),
-        handed_out: Mutex::default(),
         unplanned: Mutex::default(),
         refused: Mutex::default(),
         told_unreadable: Mutex::default(),
@@ -140,14 +143,25 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     vital.spawn(named("edges", until_stopped(stop(), follow_edges(Arc::clone(&provider)))));
     vital.spawn(named("ledger", until_stopped(stop(), follow_ledger(Arc::clone(&provider)))));
     vital.spawn(named("sweep", until_stopped(stop(), sweep(Arc::clone(&provider)))));
-    if provider.membership.is_some() {
-        let (provider, stop) = (Arc::clone(&provider), stop());
-        vital.spawn(named("membership", async move {
-            if let Some(membership) = &provider.membership {
-                let all = Arc::clone(&provider);
-                membership.run(stop, move || wake_all_seen(&all)).await;
+    if provider.replicas.is_some() {
+        vital.spawn(named("membership", {
+            let (provider, stop) = (Arc::clone(&provider), stop());
+            async move {
+                if let Some(replicas) = &provider.replicas {
+                    let all = Arc::clone(&provider);
+                    replicas.membership.run(stop, move || wake_all_seen(&all)).await;
+                }
+                Ok(())
             }
-            Ok(())
+        }));
+        vital.spawn(named("replicas", {
+            let provider = Arc::clone(&provider);
+            until_stopped(stop(), async move {
+                match &provider.replicas {
+                    Some(replicas) => replicas.beat(&provider).await,
+                    None => Ok(()),
+                }
+            })
         }));
     }
     vital.spawn(named("reconciles", {
@@ -196,15 +210,6 @@ async fn until_stopped(
     task: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     stop.run_until_cancelled(task).await.unwrap_or(Ok(()))
-}
-
-fn membership_options() -> MembershipOptions {
-    MembershipOptions {
-        namespace: "openkcm-system".to_owned(),
-        group: "openkcm-provider".to_owned(),
-        replica: format!("replica-{}", uuid::Uuid::new_v4().simple()),
-        lease: Duration::from_secs(5),
-    }
 }
 
 /// Puts everything that the ledger knows into the queue. What only kcp knows comes with the watches.
@@ -257,17 +262,23 @@ async fn follow_edges(provider: Arc<Provider>) -> anyhow::Result<()> {
 /// Notices what the operator's commands and other replicas change in the ledger.
 async fn follow_ledger(provider: Arc<Provider>) -> anyhow::Result<()> {
     let mut token = provider.ledger.change_token().await?;
-    let mut tick = tokio::time::interval(LEDGER_POLL);
+    let replicated = provider.replicas.is_some();
+    let mut tick = tokio::time::interval(if replicated { LEDGER_POLL / 4 } else { LEDGER_POLL });
     loop {
         tick.tick().await;
         match provider.ledger.changes_since(token).await {
             Ok(changes) => {
                 token = changes.token;
-                let clusters = match changes.clusters {
-                    Some(clusters) => clusters,
-                    None => provider.ledger.tenants().await?.into_iter().map(|row| row.cluster).collect(),
+                let all = |row: TenantRow| Changed { cluster: row.cluster, key: None };
+                let news = match changes.changed {
+                    Some(some) => some,
+                    None => provider.ledger.tenants().await?.into_iter().map(all).collect(),
                 };
-                for cluster in clusters {
+                for Changed { cluster, key } in news {
+                    if let Some((namespace, name)) = key {
+                        provider.queue.add(Subject::Key(cluster, namespace, name));
+                        continue;
+                    }
                     lock(&provider.refused).retain(|key, _| key.cluster != cluster);
                     if let Some(row) = provider.ledger.tenant(&cluster).await? {
                         provider.queue.add(Subject::Tenant(cluster));

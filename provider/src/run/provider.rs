@@ -16,16 +16,16 @@ use openkcm_apis::{
 };
 use openkcm_keychain::{AccountKeys, Ledger, rows::TenantRow};
 use openkcm_logical::{
-    Change, ErrorClass, EventType, Membership, Outcome, Preconditions, Presence, Queue, Recorder,
-    ScopedClient, What, World,
+    Change, ErrorClass, EventType, Outcome, Preconditions, Presence, Queue, Recorder, ScopedClient, What,
+    World,
 };
 use openkcm_orchestrator::{KeyId, Orchestrator};
-use openkcm_plan::{Event, Settings, TenantView, key::HandedOut, tenant};
+use openkcm_plan::{Event, Settings, TenantView, tenant};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{Instrument, field::Empty, trace_span};
 
-use super::{SPANS, caches::Caches, metrics::Counters, roots::Roots, subject::Subject};
+use super::{SPANS, caches::Caches, metrics::Counters, replicas::Replicas, roots::Roots, subject::Subject};
 
 /// A round that does not settle after so many effects is put back into the queue, so that others get a turn.
 const MAX_EFFECTS: usize = 64;
@@ -47,13 +47,12 @@ pub struct Provider {
     pub roots: Roots,
     pub orchestrator: Orchestrator,
     pub recorder: Recorder,
-    pub membership: Option<Membership>,
+    /// The other replicas, where there can be some.
+    pub replicas: Option<Replicas>,
     pub times: Times,
     pub counters: Counters,
     /// Since when a workspace that the ledger calls bound is visible without a binding.
     pub absent: Mutex<HashMap<LogicalCluster, Timestamp>>,
-    /// What the orchestrator was last told of each key.
-    pub handed_out: Mutex<HashMap<KeyId, HandedOut>>,
     /// Service keys that were not planned yet since the start; none before they are counted.
     pub unplanned: Mutex<Option<HashSet<Subject>>>,
     /// What was said last of objects that do not fit their type.
@@ -203,11 +202,6 @@ impl Provider {
         for key in self.keys_under(cluster, account) {
             self.queue.add(Subject::from(key));
         }
-    }
-
-    /// Whether this replica writes for the workspace. Edges are served by every replica.
-    pub fn owns(&self, cluster: &LogicalCluster) -> bool {
-        self.membership.as_ref().is_none_or(|membership| membership.owns(cluster))
     }
 
     /// A client for the workspace.

@@ -54,6 +54,10 @@ pub struct Plan {
     pub provider_flags: Vec<String>,
     /// Further flags of `openkcm-edge run`.
     pub edge_flags: Vec<String>,
+    /// Replicas of the provider beside the first: where their `/readyz` is, and where edges connect.
+    pub further_replicas: Vec<(u16, u16)>,
+    /// A PostgreSQL ledger instead of a file.
+    pub database_url: Option<String>,
 }
 
 impl Plan {
@@ -73,7 +77,21 @@ impl Plan {
             lifetime: Lifetime::Owned,
             provider_flags: Vec::new(),
             edge_flags: Vec::new(),
+            further_replicas: Vec::new(),
+            database_url: None,
         })
+    }
+
+    /// Ports of all replicas: `/readyz` and `/metrics`, and the edges'.
+    fn ports(&self) -> impl Iterator<Item = (u16, u16)> + Clone {
+        std::iter::once((self.http_port, self.orchestrator_port)).chain(self.further_replicas.iter().copied())
+    }
+
+    /// Where edges find the replicas, beginning with one of them.
+    fn orchestrators(&self, first: usize) -> String {
+        let count = self.further_replicas.len() + 1;
+        let ports = self.ports().cycle().skip(first % count).take(count);
+        ports.map(|(_, port)| format!("https://127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -83,7 +101,8 @@ pub struct Installation {
     plan: Plan,
     /// Variables of the provider: what its PKCS#11 library reads.
     environment: Vec<(String, OsString)>,
-    provider: Option<Process>,
+    /// All replicas.
+    providers: Vec<Option<Process>>,
     edges: Vec<Edge>,
 }
 
@@ -100,12 +119,14 @@ impl Installation {
         fs::create_dir_all(plan.logs()).context("making the installation's folder")?;
         plan.write_settings(kcp, stores).await?;
         plan.publish(kcp)?;
-        let provider = plan.kept("provider");
+        let providers = (0..=plan.further_replicas.len()).map(|number| plan.kept(&replica(number))).collect();
         let environment = stores.environment();
-        let mut installation = Self { plan, environment, provider, edges: Vec::new() };
-        installation.start_provider().await?;
+        let mut installation = Self { plan, environment, providers, edges: Vec::new() };
+        for number in 0..installation.providers.len() {
+            installation.start_replica(number).await?;
+        }
         for number in 1..=installation.plan.edges {
-            installation.start_edge(&format!("edge-{number}")).await?;
+            installation.start_edge(number).await?;
         }
         Ok(installation)
     }
@@ -132,38 +153,62 @@ impl Installation {
 
     /// The provider's process, if it runs.
     pub fn provider(&self) -> Option<&Process> {
-        self.provider.as_ref()
+        self.replica(0)
+    }
+
+    /// The process of one of several replicas, if it runs.
+    pub fn replica(&self, number: usize) -> Option<&Process> {
+        self.providers.get(number).and_then(Option::as_ref)
+    }
+
+    /// Whether one of several replicas still runs; its process is told apart from one that has ended by itself.
+    pub fn replica_runs(&mut self, number: usize) -> bool {
+        self.providers.get_mut(number).and_then(Option::as_mut).is_some_and(Process::is_running)
+    }
+
+    /// Where the metrics of one of several replicas are.
+    pub fn metrics_of(&self, number: usize) -> Option<String> {
+        self.plan.ports().nth(number).map(|(port, _)| format!("http://127.0.0.1:{port}/metrics"))
     }
 
     /// The files that a person reads first when something is wrong.
     pub fn logs(&self) -> Vec<PathBuf> {
-        let mut logs = vec![self.plan.logs().join("provider.log")];
+        let mut logs: Vec<_> = (0..self.providers.len())
+            .map(|number| self.plan.logs().join(format!("{}.log", replica(number))))
+            .collect();
         logs.extend(self.edges.iter().map(|edge| edge.process.log().to_owned()));
         logs
     }
 
     /// Starts the provider if it does not run, and waits until it says that it is ready.
     pub async fn start_provider(&mut self) -> Result<()> {
-        if self.provider.as_mut().is_none_or(|running| !running.is_running()) {
+        self.start_replica(0).await
+    }
+
+    /// The same for one of several replicas.
+    pub async fn start_replica(&mut self, number: usize) -> Result<()> {
+        let (http_port, orchestrator_port) =
+            self.plan.ports().nth(number).context("a replica of that number")?;
+        let slot = &mut self.providers[number];
+        if slot.as_mut().is_none_or(|running| !running.is_running()) {
             let plan = &self.plan;
-            let recipe = Recipe::new("provider", &plan.provider_binary, ["run"])
+            let recipe = Recipe::new(&replica(number), &plan.provider_binary, ["run"])
                 .arg("--kubeconfig")
                 .arg(plan.folder.join("provider.kubeconfig"))
                 .arg(format!("--export={EXPORT}"))
-                .arg("--data-dir")
-                .arg(plan.data())
-                .arg(format!("--http-address=127.0.0.1:{}", plan.http_port))
-                .arg(format!("--orchestrator-address=127.0.0.1:{}", plan.orchestrator_port))
-                .arg(format!("--orchestrator-url=https://127.0.0.1:{}", plan.orchestrator_port))
+                .args(plan.ledger())
+                .arg(format!("--http-address=127.0.0.1:{http_port}"))
+                .arg(format!("--orchestrator-address=127.0.0.1:{orchestrator_port}"))
+                .arg(format!("--orchestrator-url={}", plan.orchestrators(number)))
                 .arg("--key-stores")
                 .arg(plan.folder.join("key-stores.yaml"));
             let recipe = plan.provider_flags.iter().fold(recipe, Recipe::arg);
             let recipe =
                 self.environment.iter().fold(recipe, |recipe, (name, value)| recipe.env(name, value));
-            self.provider = Some(Process::start(&recipe, &plan.logs(), plan.lifetime)?);
+            *slot = Some(Process::start(&recipe, &plan.logs(), plan.lifetime)?);
         }
-        let provider = self.provider.as_mut().context("a provider that was just started")?;
-        let ready = format!("http://127.0.0.1:{}/readyz", self.plan.http_port);
+        let provider = slot.as_mut().context("a provider that was just started")?;
+        let ready = format!("http://127.0.0.1:{http_port}/readyz");
         within(Duration::from_secs(90), "the provider is ready", || {
             let state = provider.check();
             let ready = ready.clone();
@@ -184,14 +229,19 @@ impl Installation {
 
     /// SIGTERM, as a deployment would.
     pub fn stop_provider(&mut self) {
-        if let Some(mut provider) = self.provider.take() {
+        if let Some(mut provider) = self.providers[0].take() {
             provider.stop();
         }
     }
 
     /// `kill -9`, as a power cut would.
     pub fn kill_provider(&mut self) {
-        if let Some(mut provider) = self.provider.take() {
+        self.kill_replica(0);
+    }
+
+    /// The same for one of several replicas.
+    pub fn kill_replica(&mut self, number: usize) {
+        if let Some(mut provider) = self.providers.get_mut(number).and_then(Option::take) {
             provider.kill();
         }
     }
@@ -206,8 +256,9 @@ impl Installation {
         self.plan.operator(args)
     }
 
-    async fn start_edge(&mut self, name: &str) -> Result<()> {
+    async fn start_edge(&mut self, number: usize) -> Result<()> {
         let plan = &self.plan;
+        let name = &format!("edge-{number}");
         let socket = plan.sockets.join(format!("{name}.sock"));
         ensure!(socket.as_os_str().len() <= 107, "{}: too long for a unix socket", socket.display());
         let mut process = match plan.kept(name) {
@@ -217,7 +268,8 @@ impl Installation {
                 let token = plan.folder.join(format!("{name}.join-token"));
                 write_private(&token, plan.operator(&["edges", "token", name])?.trim())?;
                 let recipe = Recipe::new(name, &plan.edge_binary, ["run", "--name", name])
-                    .arg(format!("--orchestrator=https://127.0.0.1:{}", plan.orchestrator_port))
+                    // Spread over the replicas.
+                    .arg(format!("--orchestrator={}", plan.orchestrators(number)))
                     .arg("--ca-file")
                     .arg(plan.data().join("orchestrator/authority.pem"))
                     .arg("--join-token-file")
@@ -251,6 +303,13 @@ impl Installation {
 impl Plan {
     fn data(&self) -> PathBuf {
         self.folder.join("data")
+    }
+
+    /// Flags that say where the ledger is.
+    fn ledger(&self) -> Vec<OsString> {
+        let mut flags = vec!["--data-dir".into(), self.data().into_os_string()];
+        flags.extend(self.database_url.iter().map(|url| format!("--database-url={url}").into()));
+        flags
     }
 
     fn logs(&self) -> PathBuf {
@@ -294,9 +353,14 @@ impl Plan {
 
     fn operator(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.provider_binary);
-        command.args(args).arg("--data-dir").arg(self.data());
+        command.args(args).args(self.ledger());
         run(command, &format!("openkcm-provider {}", args.join(" ")))
     }
+}
+
+/// The name of a replica's process and log.
+fn replica(number: usize) -> String {
+    if number == 0 { "provider".to_owned() } else { format!("provider-{}", number + 1) }
 }
 
 impl Edge {

@@ -62,6 +62,12 @@ impl Recipe {
         self
     }
 
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(self, args: impl IntoIterator<Item = OsString>) -> Self {
+        args.into_iter().fold(self, Self::arg)
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {

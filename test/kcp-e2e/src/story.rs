@@ -74,11 +74,15 @@ impl World {
         edge_flags: &[&str],
         stores: &KeyStores,
     ) -> Result<Installation> {
+        Installation::start(self.plan(name, edges, flags, edge_flags)?, &self.kcp, stores).await
+    }
+
+    fn plan(&self, name: &str, edges: usize, flags: &[&str], edge_flags: &[&str]) -> Result<Plan> {
         let mut plan = Plan::owned(&self.folder.join(name), &format!("root:providers:{name}"))?;
         plan.edges = edges;
         plan.provider_flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         plan.edge_flags = edge_flags.iter().map(|&flag| flag.to_owned()).collect();
-        Installation::start(plan, &self.kcp, stores).await
+        Ok(plan)
     }
 }
 
@@ -131,6 +135,18 @@ impl Story {
         let flag = format!("--otlp-endpoint={}", collector.url());
         let world = self.world;
         self.own = Some(world.install(&self.prefix, 1, &[&flag], &[&flag], self.stores()).await?);
+        Ok(())
+    }
+
+    /// [`Self::with_own_provider`], with several replicas over a PostgreSQL ledger and as many edges, one at each.
+    pub async fn with_replicas(&mut self, count: usize, database_url: String) -> Result<()> {
+        let mut plan = self.world.plan(&self.prefix, count, &[], &[])?;
+        plan.database_url = Some(database_url);
+        for _ in 1..count {
+            let [http, orchestrator] = free_ports()?;
+            plan.further_replicas.push((http, orchestrator));
+        }
+        self.own = Some(Installation::start(plan, &self.world.kcp, self.stores()).await?);
         Ok(())
     }
 

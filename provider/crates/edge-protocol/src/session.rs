@@ -87,6 +87,8 @@ pub struct EdgeSession {
     held: HashMap<KeyRef, u64>,
     /// End of the lease in effect.
     lease: u64,
+    /// The highest revision of a key that was taken.
+    revision: u64,
     stream: Option<Stream>,
 }
 
@@ -144,8 +146,12 @@ impl EdgeSession {
     pub fn connected(&mut self, now: u64, subscription: Subscription, software: &str) -> Vec<FromEdge> {
         let mut listed: Vec<KeyRef> = self.held.keys().cloned().collect();
         listed.sort_by(|a, b| (&a.cluster, &a.namespace, &a.name).cmp(&(&b.cluster, &b.namespace, &b.name)));
-        let hello =
-            Hello { protocol: PROTOCOL, subscription: Some(subscription), software: software.to_owned() };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            subscription: Some(subscription),
+            software: software.to_owned(),
+            revision: self.revision,
+        };
         let mut messages = vec![from_edge::Message::Hello(hello)];
         let entry = |key: &KeyRef| HeldKey { key: Some(key.clone()), fingerprint: self.held[key] };
         let mut chunks = listed.chunks(HELD_PER_MESSAGE).peekable();
@@ -200,11 +206,12 @@ impl EdgeSession {
             }
             order::Order::Put(put) => {
                 let key = put.key.clone().ok_or(SessionError::Unknown)?;
-                let fingerprint = put.fingerprint;
+                let (fingerprint, revision) = (put.fingerprint, put.revision);
                 match keys.put(put) {
                     Ok(()) => {
                         stream.unconfirmed.remove(&key);
                         self.held.insert(key, fingerprint);
+                        self.revision = self.revision.max(revision);
                     }
                     Err(Refused) => stream.refused.push(order.sequence),
                 }

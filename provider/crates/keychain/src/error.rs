@@ -181,6 +181,9 @@ pub enum KeychainError {
     /// No memory or randomness for a key.
     #[error("make a key")]
     Secret(#[from] openkcm_secret::SecretError),
+    /// The other replicas have taken this one for dead.
+    #[error("replica {0} was silent for so long that the others went on without it")]
+    Expelled(String),
     /// The engine cannot do this.
     #[error("{0}")]
     Unsupported(&'static str),

@@ -23,7 +23,7 @@ pub mod seal;
 pub use account_keys::AccountKeys;
 pub use error::{KeychainError, Result};
 pub use ledger::{
-    AccountKeyInput, BrokenRow, Changes, Created, Ledger, Location, NewKey, RewrapBatch, RewrapCursor,
-    Rotated, VerifyReport,
+    AccountKeyInput, BrokenRow, Changed, Changes, Created, HandOut, Ledger, Location, NewKey, Replica,
+    RewrapBatch, RewrapCursor, Rotated, VerifyReport,
 };
 pub use openkcm_secret::SecretKey;

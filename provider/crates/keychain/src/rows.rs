@@ -234,6 +234,20 @@ words!(
     }
 );
 
+words!(
+    /// Why a service key is kept from every edge.
+    Withheld {
+        /// Its user disabled it.
+        Disabled,
+        /// Its root key cannot be used.
+        RootLost,
+        /// Its tenant is suspended or has unbound.
+        TenantSuspended,
+        /// Its object is deleted.
+        Deleted,
+    }
+);
+
 /// A service key: the history behind one ServiceEncryptionKey.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServiceKeyRow {
@@ -275,6 +289,8 @@ pub struct ServiceKeyRow {
     pub recovered_at: Option<Timestamp>,
     /// When its versions were overwritten.
     pub destroyed_at: Option<Timestamp>,
+    /// Why no replica may hand it to an edge; `None`: it may be served. Recorded only where there are several replicas.
+    pub withheld: Option<Withheld>,
 }
 
 impl ServiceKeyRow {

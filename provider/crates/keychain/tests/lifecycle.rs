@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 
 use common::{Chain, DAY, LONG, World, account, at, bytes, chain, cluster, wrapped};
 use openkcm_keychain::{
-    AccountKeys, Created, KeychainError, Ledger, Rotated, SecretKey,
+    AccountKeys, Changed, Created, KeychainError, Ledger, Rotated, SecretKey,
     rows::{AccountKeyState, AccountState, ServiceKeyState, TenantState, VersionState},
     seal::Sealer,
 };
@@ -479,23 +479,24 @@ async fn an_account_is_deleted_after_its_dependents(World { ledger, .. }: World)
 }
 
 async fn operators_are_noticed_from_another_process(world: World) {
+    let whole = |name| Changed { cluster: cluster(name), key: None };
     let provider = &world.ledger;
     let chain = chain(provider, "c1").await;
     let neighbour = common::chain(provider, "c2").await;
     let key = chain.create(provider, "db").await.id;
     let token = provider.change_token().await.unwrap();
     let quiet = provider.changes_since(token).await.unwrap();
-    assert_eq!((quiet.token, quiet.clusters), (token, Some(vec![])));
+    assert_eq!((quiet.token, quiet.changed), (token, Some(vec![])));
     let operator = Ledger::open(&world.location).await.unwrap();
     operator.suspend_tenant(chain.tenant.id, "why", at(1)).await.unwrap();
     operator.resume_tenant(chain.tenant.id, at(9)).await.unwrap();
     operator.mark_compromised(key, 1, at(1)).await.unwrap();
     let changes = provider.changes_since(token).await.unwrap();
-    assert_eq!(changes.clusters, Some(vec![cluster("c1")]));
+    assert_eq!(changes.changed, Some(vec![whole("c1")]));
     operator.suspend_tenant(neighbour.tenant.id, "why", at(1)).await.unwrap();
     let later = provider.changes_since(changes.token).await.unwrap();
-    assert_eq!(later.clusters, Some(vec![cluster("c2")]));
-    assert_eq!(provider.changes_since(later.token + 5).await.unwrap().clusters, None, "a restored ledger");
+    assert_eq!(later.changed, Some(vec![whole("c2")]));
+    assert_eq!(provider.changes_since(later.token + 5).await.unwrap().changed, None, "a restored ledger");
 }
 
 async fn what_is_due_comes_in_order(World { ledger, .. }: World) {

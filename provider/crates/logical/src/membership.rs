@@ -55,6 +55,10 @@ struct View {
     members: BTreeSet<String>,
     /// Our own lease holds until then.
     held_until: Option<Instant>,
+    /// How often it was renewed.
+    renewals: u64,
+    /// When each replica's lease was last seen to have moved.
+    moved: BTreeMap<String, Instant>,
 }
 
 /// Membership cannot be kept at all.
@@ -100,6 +104,18 @@ impl Membership {
         self.view().members.iter().cloned().collect()
     }
 
+    /// How often our own lease was renewed; each time was asked for at most a third of its length before it counted here.
+    pub fn renewals(&self) -> u64 {
+        self.view().renewals
+    }
+
+    /// How long ago a replica has moved its lease: zero while it is alive, as far as is known; `None` if it was never seen.
+    pub fn silence(&self, replica: &str) -> Option<Duration> {
+        let view = self.view();
+        let moved = view.moved.get(replica)?;
+        Some(if view.members.contains(replica) { Duration::ZERO } else { moved.elapsed() })
+    }
+
     /// Keeps the lease and watches the others until `shutdown`, then gives the lease up. `on_change` is called when
     /// the set of replicas changed: everything should be queued again.
     pub async fn run(&self, shutdown: CancellationToken, on_change: impl Fn() + Send + Sync) {
@@ -115,7 +131,9 @@ impl Membership {
             }
             let asked = Instant::now();
             if self.within(every, "renew the lease", self.renew()).await.is_some() {
-                self.view().held_until = Some(asked + self.0.options.lease);
+                let mut view = self.view();
+                view.held_until = Some(asked + self.0.options.lease);
+                view.renewals += 1;
             }
             let Some(leases) = self.within(every, "list the leases", self.list()).await else { continue };
             others.observe(&leases, Instant::now());
@@ -125,6 +143,7 @@ impl Membership {
                 let mut view = self.view();
                 let changed = view.members != alive;
                 view.members = alive;
+                view.moved = others.0.iter().map(|(holder, seen)| (holder.clone(), seen.changed)).collect();
                 changed
             };
             if changed {

@@ -125,9 +125,9 @@ impl Fleet {
             urls: Vec::new(),
             data_dir: data.join("provider"),
             lease: Duration::from_secs(30),
+            replicated: false,
         };
-        let (orchestrator, driver) =
-            Orchestrator::start(config, Arc::new(SystemClock::default())).await.unwrap();
+        let (orchestrator, driver) = Orchestrator::start(config, Arc::new(SystemClock)).await.unwrap();
         orchestrator.ready();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { driver.await.unwrap() });

@@ -31,5 +31,5 @@ pub use error::OrchestratorError;
 pub use orchestrator::{Changes, Config, Orchestrator};
 pub use types::{
     Client, DeadReason, DeadVersion, Desired, Distribution, EdgeInfo, EvictReason, KeyId, KeyState,
-    PendingEdge, Tenants, Usable, Version,
+    PendingEdge, Tenants, Told, Usable, Version,
 };

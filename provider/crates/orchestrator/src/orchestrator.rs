@@ -1,7 +1,7 @@
 //! The orchestrator as its caller sees it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     net::SocketAddr,
     path::PathBuf,
@@ -16,7 +16,7 @@ use tonic::transport::Uri;
 use uuid::Uuid;
 
 use crate::{
-    Clock, Desired, Distribution, EdgeInfo, KeyId, OrchestratorError,
+    Clock, Desired, Distribution, EdgeInfo, KeyId, OrchestratorError, Told,
     authority::{Authority, SERVER_VALIDITY, unix},
     core::{Core, Identity, Start},
     enrolment,
@@ -28,7 +28,6 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_mins(1);
 const TICK: Duration = Duration::from_millis(100);
 const LEASE_FILE: &str = "lease-ms";
-const EPOCH_FILE: &str = "epoch";
 
 /// How an orchestrator is set up.
 #[derive(Clone, Debug)]
@@ -43,6 +42,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long an edge may use keys without hearing from us: 1 to 60 seconds.
     pub lease: Duration,
+    /// There are other replicas: leases are given only as far as [`Orchestrator::may_lease_until`] allows.
+    pub replicated: bool,
 }
 
 /// Handle to a running orchestrator; clones share it.
@@ -92,7 +93,7 @@ impl Orchestrator {
         let files = Files::open(&config.data_dir)?;
         let authority = Authority::open(&files, clock.wall())?;
         enrolment::sweep(&files, clock.wall())?;
-        let core = Core::new(beginning(&files, &*clock, config.lease, urls)?);
+        let core = Core::new(beginning(&files, &*clock, &config, urls)?);
         let certificate = authority.sign_server(clock.wall(), &hosts)?;
         let certificate = Arc::new(ServerCertificate(ArcSwap::from_pointee(certificate)));
         let acceptor = server::tls(&authority, Arc::clone(&certificate))?;
@@ -123,10 +124,10 @@ impl Orchestrator {
         self.address
     }
 
-    /// Fingerprint of the state that was last set with [`Desired::Serve`], so that the caller unwraps material only
-    /// when something changed. `None` when the key is not served.
-    pub fn fingerprint(&self, key: &KeyId) -> Option<u64> {
-        self.shared.with(|core, _| core.fingerprint(key))
+    /// What was last [`set`](Self::set), so that the caller unwraps material only when something changed. `None` when
+    /// nothing was, or that there is no such key.
+    pub fn told(&self, key: &KeyId) -> Option<Told> {
+        self.shared.with(|core, _| core.told(key))
     }
 
     /// Says what should be true of a key. Returns at once; the pushes are on their way when it does. Setting the
@@ -144,6 +145,21 @@ impl Orchestrator {
     /// How far the edges are with a key.
     pub fn distribution(&self, key: &KeyId) -> Distribution {
         self.shared.with(|core, now| core.distribution(now, key))
+    }
+
+    /// The time on the clock that leases are measured on.
+    pub fn now(&self) -> Duration {
+        self.shared.clock.monotonic()
+    }
+
+    /// Beside other replicas: this one may give leases until then. They count on it that it gives none later.
+    pub fn may_lease_until(&self, until: Duration) {
+        self.shared.with(|core, _| core.may_lease_until(until));
+    }
+
+    /// Edges that are connected to other replicas.
+    pub fn elsewhere(&self, edges: HashSet<Uuid>) {
+        self.shared.with(|core, _| core.elsewhere(edges));
     }
 
     /// Keys whose distribution or number of callers changed. For one receiver: of several, each key reaches one.
@@ -217,9 +233,10 @@ impl Shared {
 fn beginning(
     files: &Files,
     clock: &dyn Clock,
-    lease: Duration,
+    config: &Config,
     urls: Vec<String>,
 ) -> Result<Start, OrchestratorError> {
+    let lease = config.lease;
     let number = |name: &str| -> Result<Option<u64>, OrchestratorError> {
         let Some(bytes) = files.read(name)? else { return Ok(None) };
         let text = String::from_utf8_lossy(&bytes);
@@ -228,8 +245,6 @@ fn beginning(
             .map(Some)
             .map_err(|source| OrchestratorError::Content { path: files.path(name), source: Box::new(source) })
     };
-    let epoch = number(EPOCH_FILE)?.unwrap_or(0) + 1;
-    files.write(EPOCH_FILE, epoch.to_string().as_bytes())?;
     let earlier_lease = number(LEASE_FILE)?.map_or(LONGEST_LEASE, Duration::from_millis);
     // The shorter one is written when the longer ones of before are over.
     let longest = earlier_lease.max(lease).as_millis();
@@ -245,7 +260,7 @@ fn beginning(
         lease,
         earlier_lease,
         absent,
-        epoch: u32::try_from(epoch).unwrap_or(u32::MAX),
+        mandated: config.replicated,
         incarnation: Uuid::new_v4().as_bytes().to_vec(),
         urls,
     })

@@ -121,6 +121,15 @@ pub enum EvictReason {
     Deleted,
 }
 
+/// What was last desired of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// To serve the state with this fingerprint.
+    Serve(u64),
+    /// To take it back.
+    Evicted(EvictReason),
+}
+
 /// How far the edges are with what is desired of a key.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Distribution {

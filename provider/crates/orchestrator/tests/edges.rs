@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use common::{Edge, Provider, any, config, eventually, key, serve, serve_as};
 use openkcm_edge::agent::AgentError;
-use openkcm_orchestrator::{Desired, EvictReason, Tenants, TokenRequest, list_edges, revoke_edge};
+use openkcm_orchestrator::{Desired, EvictReason, Tenants, TokenRequest, Told, list_edges, revoke_edge};
 
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -27,7 +27,7 @@ async fn a_key_comes_rotates_and_goes() {
     provider.orchestrator.set(k.clone(), serve(1));
     eventually("v1 is at the edge", || edge.holds(&k) == Some(1)).await;
     eventually("and acknowledged", || provider.orchestrator.distribution(&k).current == 1).await;
-    assert_eq!(provider.orchestrator.fingerprint(&k), Some(1));
+    assert_eq!(provider.orchestrator.told(&k), Some(Told::Serve(1)));
 
     provider.orchestrator.set(k.clone(), serve(2));
     eventually("v2 is acknowledged", || provider.orchestrator.distribution(&k).is_current()).await;

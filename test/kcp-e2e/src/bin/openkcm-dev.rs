@@ -188,6 +188,8 @@ impl Dev {
             // A person who takes a root key away wants to see what follows.
             provider_flags: vec!["--probe-interval=20s".to_owned(), "--root-loss-grace=1m".to_owned()],
             edge_flags: Vec::new(),
+            further_replicas: Vec::new(),
+            database_url: None,
         };
         let installation = Installation::start(plan, &kcp, &stores).await?;
 

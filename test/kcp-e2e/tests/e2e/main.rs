@@ -19,5 +19,11 @@ mod root_loss_and_return;
 mod rotate_now_makes_one_version;
 mod several_bindings_and_refused_claims;
 mod traces_tell_what_happens_and_no_secret;
+mod two_replicas_over_one_ledger;
 mod unbind_and_rebind_lose_nothing;
 mod undeleted_key_has_its_versions;
+
+/// A real PostgreSQL server: the ledger's own tests start it in the same way.
+#[allow(clippy::unwrap_used)]
+#[path = "../../../../provider/crates/keychain/tests/common/postgres.rs"]
+mod postgres;

@@ -65,6 +65,12 @@ impl Cells<'_> {
     pub fn parse<T>(&self, column: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
         parse(&self.text(column)?).ok_or_else(|| self.broken(column, "is not a known word"))
     }
+
+    /// The same, where there may be none.
+    pub fn opt_parse<T>(&self, column: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+        let word = self.opt_text(column)?;
+        word.map(|word| parse(&word).ok_or_else(|| self.broken(column, "is not a known word"))).transpose()
+    }
 }
 
 /// An id as it is stored.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crash_point,
     error::{KeychainError, Result},
-    rows::{AccountId, DueKey, KeyId, ServiceKeyRow, ServiceKeyState, TenantId, VersionState},
+    rows::{AccountId, DueKey, KeyId, ServiceKeyRow, ServiceKeyState, TenantId, VersionState, Withheld},
     seal::Sealer,
 };
 
@@ -84,7 +84,7 @@ macro_rules! select_keys {
             "SELECT k.seq, k.id, t.id AS tenant_id, a.id AS account_id, a.name AS account_name, k.namespace, k.name, \
              k.spec, k.created_at, k.current_version, v.state AS current_state, k.last_rotation, k.served_request, \
              k.next_rotation, k.seen_version, k.accepted_version, k.deleted_at, k.delete_after, k.recovered_at, \
-             k.destroyed_at FROM service_keys k JOIN accounts a ON a.seq = k.account \
+             k.destroyed_at, k.withheld FROM service_keys k JOIN accounts a ON a.seq = k.account \
              JOIN tenants t ON t.seq = k.tenant \
              JOIN versions v ON v.service_key = k.seq AND v.version = k.current_version ",
             $rest
@@ -116,6 +116,7 @@ pub(super) fn decode(row: &AnyRow) -> Result<ServiceKeyRow> {
         delete_after: cells.opt_time("delete_after")?,
         recovered_at: cells.opt_time("recovered_at")?,
         destroyed_at: cells.opt_time("destroyed_at")?,
+        withheld: cells.opt_parse("withheld", Withheld::parse)?,
     })
 }
 
@@ -222,6 +223,9 @@ impl Ledger {
         .execute(&mut *tx.inner)
         .await
         .deed("rotate a service key")?;
+        if tx.replicated {
+            tx.announce_key(key).await?;
+        }
         crash_point!("rotate.before-commit");
         let row = tx.finish_key(key).await?;
         crash_point!("rotate.after-commit");

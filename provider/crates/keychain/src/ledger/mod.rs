@@ -9,19 +9,28 @@ mod changes;
 mod decode;
 mod keys;
 mod maintenance;
+mod replicas;
 mod rewrap;
 mod schema;
 mod tenants;
 mod versions;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{Any, AnyPool, Transaction, any::AnyPoolOptions};
 
 pub use accounts::AccountKeyInput;
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use keys::{Created, NewKey, Rotated};
 pub use maintenance::{BrokenRow, VerifyReport};
+pub use replicas::{HandOut, Replica};
 pub use rewrap::{RewrapBatch, RewrapCursor};
 
 use crate::error::{KeychainError, Result};
@@ -63,6 +72,8 @@ pub struct Ledger {
     engine: Engine,
     writer: AnyPool,
     reader: AnyPool,
+    /// There are other replicas: what one of them does to a key, the others must hear of.
+    replicated: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -74,6 +85,12 @@ impl std::fmt::Debug for Ledger {
 impl Ledger {
     /// Opens the ledger and brings its schema up to date. A schema from a newer version is refused.
     pub async fn open(location: &Location) -> Result<Self> {
+        Self::open_at(location, schema::NEWEST).await
+    }
+
+    /// Opens a ledger of an earlier version of the schema, for tests of what becomes of it.
+    #[doc(hidden)]
+    pub async fn open_at(location: &Location, version: usize) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let ledger = match location {
             Location::Directory(directory) => {
@@ -81,14 +98,19 @@ impl Ledger {
                 // Writes wait for one another in this process at the pool, and for other processes at the file.
                 let writer = pool(1, SQLITE_WRITER).connect(&url).await.deed("open")?;
                 let reader = pool(READERS, SQLITE_READER).connect_lazy(&url).deed("open")?;
-                Self { engine: Engine::Sqlite, writer, reader }
+                Self { engine: Engine::Sqlite, writer, reader, replicated: Arc::default() }
             }
             Location::Postgres(url) => {
                 let pool = pool(CONNECTIONS, POSTGRES).connect(url).await.deed("connect to")?;
-                Self { engine: Engine::Postgres, writer: pool.clone(), reader: pool }
+                Self {
+                    engine: Engine::Postgres,
+                    writer: pool.clone(),
+                    reader: pool,
+                    replicated: Arc::default(),
+                }
             }
         };
-        schema::migrate(ledger.engine, &ledger.writer).await?;
+        schema::migrate(ledger.engine, &ledger.writer, version).await?;
         Ok(ledger)
     }
 
@@ -105,7 +127,7 @@ impl Ledger {
             Engine::Postgres => "BEGIN",
         };
         let inner = self.writer.begin_with(begin).await.deed("begin a change")?;
-        Ok(Tx { inner, engine: self.engine })
+        Ok(Tx { inner, engine: self.engine, replicated: self.replicated.load(Ordering::Relaxed) })
     }
 }
 
@@ -113,6 +135,7 @@ impl Ledger {
 struct Tx {
     inner: Transaction<'static, Any>,
     engine: Engine,
+    replicated: bool,
 }
 
 impl Tx {

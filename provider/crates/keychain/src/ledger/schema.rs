@@ -11,12 +11,23 @@ use super::{Engine, FILE};
 use crate::error::{KeychainError, Result};
 
 /// Common part, triggers for SQLite, triggers for PostgreSQL. Never changed once released; only added to.
-const MIGRATIONS: &[(&str, &str, &str, &str)] = &[(
-    "ledger",
-    include_str!("../../migrations/0001_ledger.sql"),
-    include_str!("../../migrations/0001_ledger.sqlite.sql"),
-    include_str!("../../migrations/0001_ledger.postgres.sql"),
-)];
+const MIGRATIONS: &[(&str, &str, &str, &str)] = &[
+    (
+        "ledger",
+        include_str!("../../migrations/0001_ledger.sql"),
+        include_str!("../../migrations/0001_ledger.sqlite.sql"),
+        include_str!("../../migrations/0001_ledger.postgres.sql"),
+    ),
+    (
+        "replicas",
+        include_str!("../../migrations/0002_replicas.sql"),
+        include_str!("../../migrations/0002_replicas.sqlite.sql"),
+        include_str!("../../migrations/0002_replicas.postgres.sql"),
+    ),
+];
+
+/// The newest version of the schema.
+pub(super) const NEWEST: usize = MIGRATIONS.len();
 
 /// What the engines spell differently.
 const SPELLING: &[(&str, &str, &str)] = &[
@@ -33,16 +44,24 @@ const SPELLING: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Brings the schema up to date. Replicas that start together wait for one another (PostgreSQL's advisory lock).
-pub(super) async fn migrate(engine: Engine, pool: &AnyPool) -> Result<()> {
-    let migrations = MIGRATIONS.iter().zip(1..).map(|(&(name, common, sqlite, postgres), number)| {
-        let mut sql = common.to_owned();
-        for (placeholder, in_sqlite, in_postgres) in SPELLING {
-            sql = sql.replace(placeholder, if engine == Engine::Sqlite { in_sqlite } else { in_postgres });
-        }
-        sql.push_str(if engine == Engine::Sqlite { sqlite } else { postgres });
-        Migration::new(number, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
-    });
+/// Brings the schema to a version, [`NEWEST`] but in tests. Replicas that start together wait for one another (PostgreSQL's advisory lock).
+pub(super) async fn migrate(engine: Engine, pool: &AnyPool, version: usize) -> Result<()> {
+    let migrations =
+        MIGRATIONS.iter().take(version).zip(1..).map(|(&(name, common, sqlite, postgres), number)| {
+            let mut sql = common.to_owned();
+            for (placeholder, in_sqlite, in_postgres) in SPELLING {
+                sql =
+                    sql.replace(placeholder, if engine == Engine::Sqlite { in_sqlite } else { in_postgres });
+            }
+            sql.push_str(if engine == Engine::Sqlite { sqlite } else { postgres });
+            Migration::new(
+                number,
+                name.into(),
+                MigrationType::Simple,
+                AssertSqlSafe(sql).into_sql_str(),
+                false,
+            )
+        });
     Migrator::with_migrations(migrations.collect()).run(pool).await.map_err(KeychainError::Migrate)
 }
 

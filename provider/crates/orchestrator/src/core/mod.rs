@@ -9,6 +9,8 @@
 //! * A lease counts, at the edge, from before its request was sent; here it counts from when the answer left.
 
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod simulation;
 mod stream;
 #[cfg(test)]
@@ -21,7 +23,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::{Desired, Distribution, EdgeInfo, EvictReason, KeyId, PendingEdge, Tenants};
+use crate::{Desired, Distribution, EdgeInfo, EvictReason, KeyId, PendingEdge, Tenants, Told};
 
 /// Added to every lease before it counts as over: clocks of two machines do not run at quite the same rate.
 pub(crate) const MARGIN: Duration = Duration::from_millis(100);
@@ -104,6 +106,8 @@ enum Sent {
 struct Stream {
     number: u64,
     greeted: bool,
+    /// The edge has taken revisions up to here, from whatever orchestrator.
+    floor: u64,
     /// All of `Held` is here.
     listed: bool,
     held: Vec<u32>,
@@ -118,6 +122,8 @@ struct Stream {
     confirms: VecDeque<u32>,
     puts: VecDeque<u32>,
     renewal: Option<u64>,
+    /// Keys whose state the edge refused: it has a newer one. To be tried again.
+    refused: Vec<u32>,
     certificate: Option<Vec<u8>>,
 }
 
@@ -155,6 +161,10 @@ pub(crate) struct Core {
     changing: BTreeSet<u32>,
     /// Edges that have something to send since this was last taken.
     wake: Vec<Uuid>,
+    /// Leases may be given until then; `None`: without end.
+    mandate: Option<Duration>,
+    /// Edges that are connected to another replica.
+    elsewhere: HashSet<Uuid>,
 }
 
 /// How a core begins.
@@ -165,8 +175,8 @@ pub(crate) struct Start {
     pub(crate) earlier_lease: Duration,
     /// Edges that may have one.
     pub(crate) absent: BTreeSet<Uuid>,
-    /// Grows with every start; the upper half of every revision.
-    pub(crate) epoch: u32,
+    /// Leases are given only while somebody says so, see [`Core::may_lease_until`].
+    pub(crate) mandated: bool,
     pub(crate) incarnation: Vec<u8>,
     pub(crate) urls: Vec<String>,
 }
@@ -184,22 +194,41 @@ impl Core {
             slots: HashMap::new(),
             index: HashMap::new(),
             next_slot: 0,
-            revision: u64::from(start.epoch) << 32,
+            revision: 0,
             edges: BTreeMap::new(),
             streams: 0,
             evicting: HashSet::new(),
             changed: BTreeSet::new(),
             changing: BTreeSet::new(),
             wake: Vec::new(),
+            mandate: start.mandated.then_some(Duration::ZERO),
+            elsewhere: HashSet::new(),
         }
+    }
+
+    // ---- beside other replicas ----
+
+    /// Leases may be given until then, if this orchestrator was started with a mandate.
+    pub(crate) fn may_lease_until(&mut self, until: Duration) {
+        if let Some(mandate) = &mut self.mandate {
+            *mandate = (*mandate).max(until);
+            let waits = |edge: &Edge| edge.stream.as_ref().is_some_and(|stream| stream.renewal.is_some());
+            self.wake.extend(self.edges.iter().filter(|(_, edge)| waits(edge)).map(|(id, _)| *id));
+        }
+    }
+
+    /// Edges that are connected to other replicas now: of those that were lost here, nobody need be reminded.
+    pub(crate) fn elsewhere(&mut self, edges: HashSet<Uuid>) {
+        self.elsewhere = edges;
     }
 
     // ---- what is desired ----
 
-    pub(crate) fn fingerprint(&self, key: &KeyId) -> Option<u64> {
+    pub(crate) fn told(&self, key: &KeyId) -> Option<Told> {
         match &self.slots.get(self.index.get(key)?)?.desired {
-            Some(Desired::Serve(state)) => Some(state.fingerprint),
-            _ => None,
+            Some(Desired::Serve(state)) => Some(Told::Serve(state.fingerprint)),
+            Some(Desired::Evicted { reason }) => Some(Told::Evicted(*reason)),
+            Some(Desired::Gone) | None => None,
         }
     }
 
@@ -403,8 +432,12 @@ impl Core {
                 self.changed.insert(slot_id);
             }
         }
-        let lost = |edge: &Edge| edge.stream.is_none() && edge.lease_end <= now && edge.seen + FORGET <= now;
-        let lost: Vec<Uuid> = self.edges.iter().filter(|(_, edge)| lost(edge)).map(|(id, _)| *id).collect();
+        let lost = |id: &Uuid, edge: &Edge| {
+            let forgotten = edge.seen + FORGET <= now || self.elsewhere.contains(id);
+            edge.stream.is_none() && edge.lease_end <= now && forgotten
+        };
+        let lost: Vec<Uuid> =
+            self.edges.iter().filter(|(id, edge)| lost(id, edge)).map(|(id, _)| *id).collect();
         for id in lost {
             let Some(edge) = self.edges.remove(&id) else { continue };
             for slot_id in edge.holdings.into_keys() {

@@ -29,13 +29,13 @@ use uuid::Uuid;
 use super::{Core, Identity, MARGIN, Start};
 use crate::{Desired, EvictReason, KeyId, KeyState, Tenants, Usable, Version, wire::key_ref};
 
-const STEP: Duration = Duration::from_millis(10);
-const LEASE: Duration = Duration::from_secs(1);
+pub(super) const STEP: Duration = Duration::from_millis(10);
+pub(super) const LEASE: Duration = Duration::from_secs(1);
 const TROUBLE: Duration = Duration::from_secs(12);
 const HEALED: Duration = Duration::from_secs(4);
 
 /// splitmix64.
-struct Chance(u64);
+pub(super) struct Chance(pub(super) u64);
 
 impl Chance {
     fn next(&mut self) -> u64 {
@@ -45,23 +45,25 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
     /// About once in `period`, asked every step.
-    fn once_in(&mut self, period: Duration) -> bool {
+    pub(super) fn once_in(&mut self, period: Duration) -> bool {
         self.below((period.as_millis() / STEP.as_millis()) as u64) == 0
     }
 
-    fn millis(&mut self, below: u64) -> Duration {
+    pub(super) fn millis(&mut self, below: u64) -> Duration {
         Duration::from_millis(self.below(below))
     }
 }
 
 /// A key store that remembers what it must never do.
 #[derive(Default)]
-struct Store {
+pub(super) struct Store {
+    /// Several orchestrators, of which one may hear later than another of a new version.
+    pub(super) several: bool,
     keys: RefCell<HashMap<wire::KeyRef, (u64, u32)>>,
     revisions: RefCell<HashMap<wire::KeyRef, u64>>,
     highest: RefCell<HashMap<wire::KeyRef, u32>>,
@@ -76,10 +78,19 @@ impl Keys for Store {
         if put.revision < *held {
             return Err(Refused);
         }
+        // Nor does a key in use go back; the orchestrator tries again.
+        if self.keys.borrow().get(&key).is_some_and(|(_, current)| put.current < *current) {
+            assert!(self.several, "the only orchestrator went back to v{}", put.current);
+            return Err(Refused);
+        }
         *held = put.revision;
         let mut highest = self.highest.borrow_mut();
         let highest = highest.entry(key.clone()).or_default();
-        assert!(put.current >= *highest, "an edge went back from v{highest} to v{}", put.current);
+        assert!(
+            self.several || put.current >= *highest,
+            "an edge went back from v{highest} to v{}",
+            put.current
+        );
         *highest = put.current;
         self.keys.borrow_mut().insert(key, (put.revision, put.current));
         Ok(())
@@ -132,10 +143,10 @@ struct Connection {
     abandoned: bool,
 }
 
-struct Node {
-    identity: Identity,
+pub(super) struct Node {
+    pub(super) identity: Identity,
     session: EdgeSession,
-    store: Store,
+    pub(super) store: Store,
     connections: Vec<Connection>,
     connect_at: Duration,
     failures: u32,
@@ -149,20 +160,164 @@ struct Node {
 }
 
 impl Node {
+    pub(super) fn new(n: u64, chance: &mut Chance) -> Self {
+        Self {
+            identity: Identity {
+                id: Uuid::from_u128(u128::from(n) + 1),
+                name: format!("edge-{n}"),
+                region: None,
+                tenants: Tenants::All,
+            },
+            session: EdgeSession::default(),
+            store: Store::default(),
+            connections: Vec::new(),
+            connect_at: chance.millis(300),
+            failures: 0,
+            stopped_until: Duration::ZERO,
+            stalled: [Duration::ZERO; 2],
+            latency: 1 + chance.below(200),
+            offset: 1 + chance.below(1 << 40),
+            ppm: chance.below(1000) as i64 - 500,
+        }
+    }
+
+    pub(super) fn heal(&mut self, now: Duration) {
+        self.stopped_until = now;
+        self.stalled = [now; 2];
+        self.latency = self.latency.min(50);
+    }
+
+    pub(super) fn disturb(&mut self, now: Duration, chance: &mut Chance) {
+        if chance.once_in(Duration::from_secs(3)) {
+            let until = now + chance.millis(3000);
+            match chance.below(3) {
+                0 => self.stalled[0] = until,
+                1 => self.stalled[1] = until,
+                _ => self.stalled = [until; 2],
+            }
+        }
+        if chance.once_in(Duration::from_secs(4)) {
+            self.stopped_until = now + chance.millis(2500);
+        }
+        if chance.once_in(Duration::from_secs(5)) {
+            self.break_connections();
+            self.session.disconnected();
+        }
+        if chance.once_in(Duration::from_secs(20)) {
+            self.break_connections();
+            self.session = EdgeSession::default();
+            self.store = Store { several: self.store.several, ..Store::default() };
+        }
+        if chance.once_in(Duration::from_secs(5)) {
+            self.latency = 1 + chance.below(600);
+        }
+    }
+
+    /// Without a word to the provider, which notices at some time.
+    fn break_connections(&mut self) {
+        self.connections.iter_mut().for_each(|connection| connection.abandoned = true);
+    }
+
     fn clock(&self, now: Duration) -> u64 {
         let nanos = now.as_nanos() as i64;
         self.offset + (nanos + nanos / 1_000_000 * self.ppm) as u64
     }
 
-    fn uses(&self, now: Duration, key: &wire::KeyRef) -> Option<u32> {
+    pub(super) fn uses(&self, now: Duration, key: &wire::KeyRef) -> Option<u32> {
         let fresh = self.clock(now) < *self.store.lease.borrow();
         self.store.keys.borrow().get(key).filter(|_| fresh).map(|(_, current)| *current)
+    }
+
+    pub(super) fn wants_stream(&self, now: Duration) -> bool {
+        now >= self.stopped_until
+            && now >= self.connect_at
+            && self.connections.iter().all(|connection| connection.abandoned)
+            && self.stalled.iter().all(|until| *until <= now)
+    }
+
+    pub(super) fn connect(&mut self, now: Duration, incarnation: u64, core: &mut Core) {
+        let number = core.attach(now, self.identity.clone());
+        let (mut up, down) = (Pipe::new(), Pipe::new());
+        for message in self.session.connected(self.clock(now), wire::Subscription::default(), "") {
+            up.send(now + Duration::from_millis(self.latency), message.message.unwrap());
+        }
+        self.connections.push(Connection { incarnation, number, up, down, abandoned: false });
+    }
+
+    /// What the edge does in this step.
+    pub(super) fn step(&mut self, now: Duration, chance: &mut Chance, alive: impl Fn(u64) -> bool) {
+        if now < self.stopped_until {
+            return;
+        }
+        let clock = self.clock(now);
+        let Some(connection) = self.connections.iter_mut().find(|connection| !connection.abandoned) else {
+            return;
+        };
+        let mut broken = !alive(connection.incarnation) && chance.once_in(Duration::from_millis(200));
+        if self.stalled[1] <= now {
+            while let Some(orders) = connection.down.receive(now) {
+                for order in orders {
+                    self.session.receive(clock, order, &self.store).unwrap();
+                    self.failures = 0;
+                }
+            }
+        }
+        for message in self.session.poll(clock, &self.store) {
+            connection.up.send(now + Duration::from_millis(self.latency), message.message.unwrap());
+        }
+        let patience = (LEASE / 2 * 2_u32.pow(self.failures.min(5))).min(LEASE * 4);
+        broken |= self.session.unanswered(clock) > patience;
+        if broken {
+            self.failures += 1;
+            connection.abandoned = true;
+            self.session.disconnected();
+            self.connect_at = now + chance.millis(200);
+        }
+    }
+
+    /// What a provider does with its streams to the edge in this step.
+    pub(super) fn exchange(&mut self, now: Duration, incarnation: u64, core: &mut Core, chance: &mut Chance) {
+        let (id, stalled) = (self.identity.id, self.stalled);
+        for connection in
+            self.connections.iter_mut().filter(|connection| connection.incarnation == incarnation)
+        {
+            let mut broken = false;
+            while stalled[0] <= now
+                && !broken
+                && let Some(message) = connection.up.receive(now)
+            {
+                broken = core.receive(now, id, connection.number, message).is_err();
+            }
+            while !broken {
+                match core.poll(now, id, connection.number) {
+                    Ok(orders) if orders.is_empty() => break,
+                    Ok(orders) => connection.down.send(now + Duration::from_millis(self.latency), orders),
+                    Err(_) => broken = true,
+                }
+            }
+            if broken {
+                core.detach(now, id, connection.number);
+                connection.incarnation = 0;
+            }
+        }
+        // Given up by the edge, noticed here at some time.
+        self.connections.retain(|connection| {
+            let ours = connection.incarnation == incarnation || connection.incarnation == 0;
+            let noticed = ours
+                && connection.abandoned
+                && stalled[0] <= now
+                && chance.once_in(Duration::from_millis(500));
+            if noticed && connection.incarnation == incarnation {
+                core.detach(now, id, connection.number);
+            }
+            !noticed
+        });
     }
 }
 
 /// What the ledger says.
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Truth {
+pub(super) enum Truth {
     Serve,
     Evicted,
     Gone,
@@ -182,24 +337,28 @@ struct Fact {
 
 impl Fact {
     fn desired(&self) -> Desired {
-        match self.truth {
-            Truth::Gone => Desired::Gone,
-            Truth::Evicted => Desired::Evicted { reason: EvictReason::Disabled },
-            Truth::Serve => Desired::Serve(KeyState {
-                tenant_name: "tenant".into(),
-                region: None,
-                key_uuid: Uuid::nil(),
-                current: self.current,
-                versions: vec![Version {
-                    version: self.current,
-                    material: SecretKey::from_bytes(&mut [7; 32]).unwrap(),
-                    usable: Usable::Encrypt,
-                }],
-                dead_versions: Vec::new(),
-                clients: Vec::new(),
-                fingerprint: u64::from(self.current),
-            }),
-        }
+        desired(self.truth, self.current)
+    }
+}
+
+pub(super) fn desired(truth: Truth, current: u32) -> Desired {
+    match truth {
+        Truth::Gone => Desired::Gone,
+        Truth::Evicted => Desired::Evicted { reason: EvictReason::Disabled },
+        Truth::Serve => Desired::Serve(KeyState {
+            tenant_name: "tenant".into(),
+            region: None,
+            key_uuid: Uuid::nil(),
+            current,
+            versions: vec![Version {
+                version: current,
+                material: SecretKey::from_bytes(&mut [7; 32]).unwrap(),
+                usable: Usable::Encrypt,
+            }],
+            dead_versions: Vec::new(),
+            clients: Vec::new(),
+            fingerprint: u64::from(current),
+        }),
     }
 }
 
@@ -219,26 +378,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance(seed);
-        let nodes = (0..=chance.below(3))
-            .map(|n| Node {
-                identity: Identity {
-                    id: Uuid::from_u128(u128::from(n) + 1),
-                    name: format!("edge-{n}"),
-                    region: None,
-                    tenants: Tenants::All,
-                },
-                session: EdgeSession::default(),
-                store: Store::default(),
-                connections: Vec::new(),
-                connect_at: chance.millis(300),
-                failures: 0,
-                stopped_until: Duration::ZERO,
-                stalled: [Duration::ZERO; 2],
-                latency: 1 + chance.below(200),
-                offset: 1 + chance.below(1 << 40),
-                ppm: chance.below(1000) as i64 - 500,
-            })
-            .collect();
+        let nodes = (0..=chance.below(3)).map(|n| Node::new(n, &mut chance)).collect();
         let facts = (0..=chance.below(4))
             .map(|n| Fact {
                 id: KeyId { cluster: "c".parse().unwrap(), namespace: "n".into(), name: format!("k{n}") },
@@ -294,40 +434,14 @@ impl World {
 
     fn heal(&mut self) {
         self.calm = true;
-        for node in &mut self.nodes {
-            node.stopped_until = self.now;
-            node.stalled = [self.now; 2];
-            node.latency = node.latency.min(50);
-        }
+        self.nodes.iter_mut().for_each(|node| node.heal(self.now));
         self.start_at = self.now;
     }
 
     fn disturb(&mut self) {
         let Self { chance, now, nodes, .. } = self;
         for node in nodes {
-            if chance.once_in(Duration::from_secs(3)) {
-                let until = *now + chance.millis(3000);
-                match chance.below(3) {
-                    0 => node.stalled[0] = until,
-                    1 => node.stalled[1] = until,
-                    _ => node.stalled = [until; 2],
-                }
-            }
-            if chance.once_in(Duration::from_secs(4)) {
-                node.stopped_until = *now + chance.millis(2500);
-            }
-            if chance.once_in(Duration::from_secs(5)) {
-                node.connections.clear();
-                node.session.disconnected();
-            }
-            if chance.once_in(Duration::from_secs(20)) {
-                node.connections.clear();
-                node.session = EdgeSession::default();
-                node.store = Store::default();
-            }
-            if chance.once_in(Duration::from_secs(5)) {
-                node.latency = 1 + chance.below(600);
-            }
+            node.disturb(*now, chance);
         }
         if self.core.is_some() && self.chance.once_in(Duration::from_secs(5)) {
             self.core = None;
@@ -385,7 +499,7 @@ impl World {
                 lease: LEASE,
                 earlier_lease: LEASE,
                 absent: self.nodes.iter().map(|node| node.identity.id).collect::<BTreeSet<_>>(),
-                epoch: self.incarnation as u32,
+                mandated: false,
                 incarnation: self.incarnation.to_be_bytes().to_vec(),
                 urls: Vec::new(),
             }));
@@ -413,83 +527,20 @@ impl World {
             core.tick(now);
         }
         for node in &mut self.nodes {
-            let id = node.identity.id;
-            let stalled = node.stalled;
-            for connection in
-                node.connections.iter_mut().filter(|connection| connection.incarnation == self.incarnation)
-            {
-                let mut broken = false;
-                while stalled[0] <= now
-                    && !broken
-                    && let Some(message) = connection.up.receive(now)
-                {
-                    broken = core.receive(now, id, connection.number, message).is_err();
-                }
-                while !broken {
-                    match core.poll(now, id, connection.number) {
-                        Ok(orders) if orders.is_empty() => break,
-                        Ok(orders) => connection.down.send(now + Duration::from_millis(node.latency), orders),
-                        Err(_) => broken = true,
-                    }
-                }
-                if broken {
-                    core.detach(now, id, connection.number);
-                    connection.incarnation = 0;
-                }
-            }
-            // Given up by the edge, noticed here at some time.
-            let chance = &mut self.chance;
-            node.connections.retain(|connection| {
-                let noticed =
-                    connection.abandoned && stalled[0] <= now && chance.once_in(Duration::from_millis(500));
-                if noticed && connection.incarnation == self.incarnation {
-                    core.detach(now, id, connection.number);
-                }
-                !noticed
-            });
+            node.exchange(now, self.incarnation, core, &mut self.chance);
         }
     }
 
     fn edge(&mut self, index: usize) {
         let (now, incarnation) = (self.now, self.incarnation);
         let node = &mut self.nodes[index];
-        if now < node.stopped_until {
-            return;
-        }
-        let clock = node.clock(now);
-        let alive = self.core.is_some();
-        let Some(connection) = node.connections.iter_mut().find(|connection| !connection.abandoned) else {
-            if now >= node.connect_at && node.stalled.iter().all(|until| *until <= now) {
-                let Some(core) = self.core.as_mut() else { return };
-                let number = core.attach(now, node.identity.clone());
-                let (mut up, down) = (Pipe::new(), Pipe::new());
-                for message in node.session.connected(clock, wire::Subscription::default(), "") {
-                    up.send(now + Duration::from_millis(node.latency), message.message.unwrap());
-                }
-                node.connections.push(Connection { incarnation, number, up, down, abandoned: false });
-            }
-            return;
-        };
-        let mut broken = (connection.incarnation != incarnation || !alive)
-            && self.chance.once_in(Duration::from_millis(200));
-        if node.stalled[1] <= now {
-            while let Some(orders) = connection.down.receive(now) {
-                for order in orders {
-                    node.session.receive(clock, order, &node.store).unwrap();
-                    node.failures = 0;
-                }
-            }
-        }
-        for message in node.session.poll(clock, &node.store) {
-            connection.up.send(now + Duration::from_millis(node.latency), message.message.unwrap());
-        }
-        let patience = (LEASE / 2 * 2_u32.pow(node.failures.min(5))).min(LEASE * 4);
-        broken |= node.session.unanswered(clock) > patience;
-        if broken {
-            node.failures += 1;
-            connection.abandoned = true;
-            node.session.disconnected();
-            node.connect_at = now + self.chance.millis(200);
+        if node.wants_stream(now)
+            && let Some(core) = self.core.as_mut()
+        {
+            node.connect(now, incarnation, core);
+        } else {
+            let alive = self.core.is_some();
+            node.step(now, &mut self.chance, |of| of == incarnation && alive);
         }
     }
 

@@ -35,6 +35,7 @@ impl Core {
         let stream = Stream {
             number,
             greeted: false,
+            floor: 0,
             listed: false,
             held: Vec::new(),
             welcomed: false,
@@ -47,10 +48,11 @@ impl Core {
             confirms: VecDeque::new(),
             puts: VecDeque::new(),
             renewal: None,
+            refused: Vec::new(),
             certificate: None,
         };
-        // At an edge that we meet for the first time a lease may be running that another replica has given just now,
-        // or an earlier incarnation.
+        // At an edge that comes to us a lease may be running that another replica has given just now, or an earlier
+        // incarnation.
         let id = identity.id;
         let earlier = if self.absent.contains(&id) { self.settled_at } else { Duration::ZERO };
         let lease_end = earlier.max(now + self.lease + MARGIN);
@@ -64,6 +66,7 @@ impl Core {
             callers: HashMap::new(),
         });
         edge.identity = identity;
+        edge.lease_end = edge.lease_end.max(lease_end);
         edge.stream = Some(stream);
         self.wake.push(id);
         number
@@ -107,6 +110,7 @@ impl Core {
                     return Err(if stream.greeted { StreamEnd::Violation } else { StreamEnd::Protocol });
                 }
                 stream.greeted = true;
+                stream.floor = hello.revision;
                 let asked = hello.subscription.unwrap_or_default();
                 let tenants =
                     if asked.tenants.is_empty() { Tenants::All } else { Tenants::Only(asked.tenants) };
@@ -119,6 +123,9 @@ impl Core {
             wire::from_edge::Message::Ack(ack) => self.acknowledge(now, id, &ack),
             wire::from_edge::Message::Renew(renew) => {
                 stream.renewal = stream.renewal.max(Some(renew.number));
+                for slot_id in std::mem::take(&mut stream.refused) {
+                    self.enqueue(now, id, slot_id);
+                }
                 self.wake.push(id);
                 Ok(())
             }
@@ -224,7 +231,8 @@ impl Core {
                 continue;
             }
             if ack.refused.contains(&sequence) {
-                // The edge keeps what it had, which is newer than ours or the better of two: not current, not ours.
+                // The edge keeps what it had, which is newer than ours. Either we hear of it too, or it will be dropped there.
+                stream.refused.push(slot_id);
                 tracing::warn!(edge = %edge.identity.name, revision, "an edge refused a key's state");
                 continue;
             }
@@ -344,7 +352,9 @@ impl Core {
         if !stream.evicts.is_empty() {
             return Ok(orders);
         }
-        if let Some(number) = stream.renewal.take() {
+        // Without a mandate the edge gets no answer, and looks for another replica.
+        let mandated = self.mandate.is_none_or(|until| now < until);
+        if let Some(number) = stream.renewal.take_if(|_| mandated) {
             edge.lease_end = edge.lease_end.max(now + self.lease + MARGIN);
             let lease_ms = self.lease.as_millis() as u32;
             stream.order(&mut orders, wire::order::Order::Lease(wire::Lease { number, lease_ms }));
@@ -402,7 +412,9 @@ impl Core {
             holding.given_at = stream.sequence + 1;
             holding.held = None;
             holding.usable = Usable::Yes;
-            let sequence = stream.order(&mut orders, put_order(&slot.id, state, slot.revision));
+            // Revisions go on from what the edge has taken elsewhere, so it takes this one.
+            let revision = stream.floor.saturating_add(slot.revision);
+            let sequence = stream.order(&mut orders, put_order(&slot.id, state, revision));
             stream.in_flight.push_back((sequence, slot_id, Sent::Put, slot.revision));
         }
         Ok(orders)

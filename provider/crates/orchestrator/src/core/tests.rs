@@ -19,7 +19,7 @@ fn core() -> Core {
         lease: Duration::from_secs(5),
         earlier_lease: Duration::from_secs(5),
         absent: BTreeSet::new(),
-        epoch: 1,
+        mandated: false,
         incarnation: vec![1],
         urls: Vec::new(),
     })
@@ -50,7 +50,7 @@ fn serve(tenant: &str, fingerprint: u64) -> Desired {
 fn attach(core: &mut Core, held: &[&KeyId]) -> u64 {
     let tenants = Tenants::Only(vec!["mine".into()]);
     let number = core.attach(NOW, Identity { id: EDGE, name: "edge".into(), region: None, tenants });
-    let hello = wire::Hello { protocol: 1, subscription: None, software: String::new() };
+    let hello = wire::Hello { protocol: 1, subscription: None, software: String::new(), revision: 0 };
     core.receive(NOW, EDGE, number, Message::Hello(hello)).unwrap();
     let keys = held.iter().map(|key| wire::HeldKey { key: Some(key_ref(key)), fingerprint: 9 }).collect();
     core.receive(NOW, EDGE, number, Message::Held(wire::Held { keys, last: true })).unwrap();
@@ -78,7 +78,7 @@ fn another_protocol_version_is_refused() {
         let mut core = core();
         let identity = Identity { id: EDGE, name: "edge".into(), region: None, tenants: Tenants::All };
         let number = core.attach(NOW, identity);
-        let hello = wire::Hello { protocol, subscription: None, software: String::new() };
+        let hello = wire::Hello { protocol, subscription: None, software: String::new(), revision: 0 };
         assert_eq!(core.receive(NOW, EDGE, number, Message::Hello(hello)), Err(StreamEnd::Protocol));
     }
 }
@@ -91,7 +91,7 @@ fn a_stream_begins_with_hello_and_has_one() {
     let early = core.receive(NOW, EDGE, number, Message::Renew(wire::Renew { number: 1 }));
     assert_eq!(early, Err(StreamEnd::Violation));
     let number = attach(&mut core, &[]);
-    let hello = wire::Hello { protocol: 1, subscription: None, software: String::new() };
+    let hello = wire::Hello { protocol: 1, subscription: None, software: String::new(), revision: 0 };
     assert_eq!(core.receive(NOW, EDGE, number, Message::Hello(hello)), Err(StreamEnd::Violation));
     let ack = wire::Ack { through: 99, refused: Vec::new(), missing: Vec::new() };
     assert_eq!(core.receive(NOW, EDGE, number, Message::Ack(ack)), Err(StreamEnd::Violation));

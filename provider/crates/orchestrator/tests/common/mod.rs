@@ -39,9 +39,9 @@ impl Provider {
             urls: Vec::new(),
             data_dir: data_dir.to_owned(),
             lease,
+            replicated: false,
         };
-        let (orchestrator, driver) =
-            Orchestrator::start(config, Arc::new(SystemClock::default())).await.unwrap();
+        let (orchestrator, driver) = Orchestrator::start(config, Arc::new(SystemClock)).await.unwrap();
         let url = format!("https://{}", orchestrator.address());
         let driver = tokio::spawn(async move { driver.await.unwrap() });
         Self { orchestrator, url, data_dir: data_dir.to_owned(), driver }
