@@ -70,10 +70,10 @@ e2e: build ## Every test of the workspace, on a kcp and key stores that run for 
 	$(DEV) with-servers -- $(MAKE) --no-print-directory cargo-tests
 	test/key-stores/vendor-clients "$${XDG_CACHE_HOME:-$$HOME/.cache}/openkcm" $(BUILT)/openkcm-key-store-servers
 
-# What cargo tests; the ignored ones are those that need a kcp to be given to them.
+# What cargo tests: a scenario mostly waits for kcp, so more of them than there are cores. The ignored ones are those that need a kcp to be given to them.
 .PHONY: cargo-tests
 cargo-tests:
-	cargo test --workspace --locked --no-fail-fast
+	RUST_TEST_THREADS=4 cargo test --workspace --locked --no-fail-fast
 	cargo test --workspace --locked --no-fail-fast --test reject --test real_kcp -- --ignored
 
 # `make up` itself, what the README shows, and the console in a browser. What was up before stays up.

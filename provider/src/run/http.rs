@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use openkcm_logical::CancellationToken;
+use openkcm_logical::{CancellationToken, Health};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
@@ -45,11 +45,20 @@ pub async fn serve(
         .context("serve health and metrics")
 }
 
-/// Ready means: the ledger answers, and no watch is stuck. A shard that is away is told, and is not our failure.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let provider = &shared.provider;
+    let ledger = provider.ledger.change_token().await.err().map(|error| error.to_string());
+    let problems = problems(&provider.world.health(), provider.world.synced(), ledger);
+    if problems.is_empty() {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
+    }
+}
+
+/// Ready means: everything has been seen once, no watch is stuck, and the ledger answers.
+fn problems(health: &Health, synced: bool, ledger: Option<String>) -> Vec<String> {
     let mut problems = Vec::new();
-    let health = provider.world.health();
     if let Some(error) = &health.slice_error {
         problems.push(format!("the endpoint slice cannot be followed: {error}"));
     }
@@ -59,17 +68,11 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
             watch.silent_for, watch.endpoint, watch.kind
         ));
     }
-    if !provider.world.synced() {
+    if !synced {
         problems.push("not every kind has been listed at every endpoint".to_owned());
     }
-    if let Err(error) = provider.ledger.change_token().await {
-        problems.push(format!("the ledger does not answer: {error}"));
-    }
-    if problems.is_empty() {
-        (StatusCode::OK, "ok\n").into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
-    }
+    problems.extend(ledger.map(|error| format!("the ledger does not answer: {error}")));
+    problems
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -80,5 +83,33 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openkcm_apis::Account;
+    use openkcm_logical::{Kind, State, WatchHealth};
+
+    use super::*;
+
+    #[test]
+    fn it_is_ready_only_while_every_watch_makes_progress() {
+        let watch = |silent_for| WatchHealth {
+            endpoint: "https://shard-1/services/apiexport/1abc/openkcm.io".into(),
+            kind: Kind::of::<Account>(),
+            state: State::Live,
+            synced: true,
+            silent_for,
+        };
+        let health = |seconds| Health { slice_error: None, watches: vec![watch(Duration::from_secs(seconds))] };
+        assert_eq!(problems(&health(59), true, None), Vec::<String>::new());
+        let said = problems(&health(61), true, None);
+        assert!(said.len() == 1 && said[0].contains("61s") && said[0].contains("Account"), "{said:?}");
+
+        let slice = Health { slice_error: Some("connection refused".to_owned()), watches: Vec::new() };
+        assert!(problems(&slice, true, None)[0].contains("endpoint slice"));
+        assert!(problems(&health(1), false, None)[0].contains("listed"));
+        assert!(problems(&health(1), true, Some("disk full".to_owned()))[0].contains("disk full"));
     }
 }

@@ -129,6 +129,13 @@ impl Kcp {
         Ok(text.to_string())
     }
 
+    /// Its log: also of one that `openkcm-dev` started, which puts it beside the folder of the kubeconfig.
+    pub fn log(&self) -> Option<PathBuf> {
+        let beside = || Some(self.kubeconfig.parent()?.parent()?.join("kcp.log"));
+        let log = self.process.as_ref().map(|process| process.log().to_owned()).or_else(beside);
+        log.filter(|log| log.exists())
+    }
+
     /// `https://HOST:PORT`, without a workspace.
     pub fn url(&self) -> &str {
         &self.url

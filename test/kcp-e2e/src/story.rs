@@ -227,9 +227,9 @@ impl Story {
                 }
             }
         }
-        let mut logs = vec![];
+        let mut logs: Vec<PathBuf> = self.kcp().log().into_iter().collect();
         if let Ok(installation) = self.installation().await {
-            logs = installation.logs();
+            logs.extend(installation.logs());
         }
         for log in logs {
             let _ = writeln!(report, "\n=== the end of {}\n{}", log.display(), tail(&log, 30));
@@ -263,7 +263,7 @@ impl Team {
 
     /// Applies a binding of a certain name, and does not wait.
     pub async fn bind_as(&self, name: &str, claims: &str) -> Result<()> {
-        self.apply(binding(name, &self.provider, EXPORT, claims)).await.map(drop)
+        self.apply_binding(binding(name, &self.provider, EXPORT, claims)).await.map(drop)
     }
 
     /// Deletes the binding, and waits until it is gone.

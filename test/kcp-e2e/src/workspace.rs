@@ -1,5 +1,7 @@
 //! A workspace, and what its users do there: as they would write it, in plain objects.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use kcp_client_rs::LogicalCluster;
 use kube::{
@@ -271,7 +273,7 @@ impl Workspace {
     /// Binds the export `NAME` of the workspace `provider` as most users do, under the export's own name, and waits until kcp has
     /// bound it (about five seconds, all of it kcp's own).
     pub async fn bind(&self, provider: &str, export: &str) -> Result<()> {
-        self.apply(binding(export, provider, export, "Accepted")).await?;
+        self.apply_binding(binding(export, provider, export, "Accepted")).await?;
         self.expect(BINDING, export, "it is Bound", |it| it["status"]["phase"] == "Bound").await?;
         // Bound is said a moment before the API server answers for every kind.
         eventually(&format!("{} serves the kinds of {export}", self.path), || async {
@@ -284,6 +286,20 @@ impl Workspace {
             Ok(())
         })
         .await
+    }
+
+    /// Applies an APIBinding. kcp puts labels of its own on every object that an export claims, and refuses them from others: an apply
+    /// that meets the very moment at which it does so is refused too, and works when it is made again.
+    pub async fn apply_binding(&self, binding: Value) -> Result<Value> {
+        for _ in 0..5 {
+            match self.apply(binding.clone()).await {
+                Err(error) if format!("{error:#}").contains("labels[claimed.internal.apis.kcp.io/") => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                result => return result,
+            }
+        }
+        self.apply(binding).await
     }
 
     /// The name of the workspace's Tenant, once it is Active.

@@ -134,7 +134,7 @@ impl Driver {
             if !usable {
                 warn!(slice = self.slice, url, "endpoint left out: not a usable URL");
             }
-            usable.then(|| Endpoint(url.trim_end_matches('/').into()))
+            usable.then(|| Endpoint::from(url.as_str()))
         });
         usable.collect()
     }

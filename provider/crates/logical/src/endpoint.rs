@@ -25,6 +25,12 @@ impl Endpoint {
     }
 }
 
+impl From<&str> for Endpoint {
+    fn from(url: &str) -> Self {
+        Self(url.trim_end_matches('/').into())
+    }
+}
+
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -79,20 +79,21 @@ async fn measure(number: usize, wait: bool) -> Result<()> {
     let seen = Vantage::start(&raw.kubeconfig, &raw.workspace, true).await?;
     let some = &workspaces[..number.min(RAW)];
     let (one_by_one, burst) = some.split_at(some.len() / 2);
-    let raw_one = bind_all(&seen, &raw.workspace, one_by_one, STAGGER).await?;
-    let raw_burst = bind_all(&seen, &raw.workspace, burst, Duration::ZERO).await?;
+    println!("\nBound -> Tenant Active\n{}", Latencies::HEAD);
+    bind_all(&seen, &raw.workspace, one_by_one, STAGGER).await?.print("raw: create + status, one by one");
+    bind_all(&seen, &raw.workspace, burst, Duration::ZERO).await?.print("raw: create + status, burst");
     unbind_all(some.iter().chain([&first])).await?;
     drop(seen);
 
     let installation = install(&kcp, &stores, &folder, "bench").await?;
     first.bind(installation.workspace(), EXPORT).await?;
     let seen = Vantage::of(&installation).await?;
-    let mut one = Latencies::default();
     let mut costs = vec![process::Cost::of(&installation, 0, kcp_port).await?];
     for step in [number / 4, number / 2, number] {
         let from = costs.last().map_or(0, |cost| cost.workspaces);
         let group = &workspaces[from..step];
-        one.extend(bind_all(&seen, installation.workspace(), group, STAGGER).await?);
+        let latencies = bind_all(&seen, installation.workspace(), group, STAGGER).await?;
+        latencies.print(&format!("provider, one by one, to {step}"));
         fill_all(group, &root_key).await?;
         tokio::time::sleep(Duration::from_secs(5)).await;
         costs.push(process::Cost::of(&installation, step, kcp_port).await?);
@@ -108,11 +109,6 @@ async fn measure(number: usize, wait: bool) -> Result<()> {
     let seen = Vantage::of(&installation).await?;
     let burst = bind_all(&seen, installation.workspace(), &workspaces, Duration::ZERO).await?;
 
-    println!("\nBound -> Tenant Active");
-    println!("{:<34} {:>5} {:>9} {:>9} {:>9}", "", "n", "p50 ms", "p99 ms", "max ms");
-    raw_one.print("raw: create + status, one by one");
-    one.print("provider, one by one");
-    raw_burst.print("raw: create + status, burst");
     burst.print("provider, burst");
     process::print(&costs);
     println!("\nOne quiet minute with {number} workspaces, each with an Account and a key:\n{quiet}");
@@ -155,7 +151,7 @@ async fn bind_all(
     for workspace in workspaces {
         clock.tick().await;
         let (workspace, object) = (workspace.clone(), binding(EXPORT, provider, EXPORT, "Accepted"));
-        under_way.push(tokio::spawn(async move { workspace.apply(object).await }));
+        under_way.push(tokio::spawn(async move { workspace.apply_binding(object).await }));
     }
     for binding in under_way {
         binding.await.context("a task that binds")??;

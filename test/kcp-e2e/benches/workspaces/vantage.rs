@@ -41,7 +41,6 @@ struct Seen {
 }
 
 /// From Bound to Active, of many workspaces.
-#[derive(Default)]
 pub struct Latencies(Vec<Duration>);
 
 impl Vantage {
@@ -201,10 +200,8 @@ fn lock(seen: &Mutex<HashMap<String, Seen>>) -> MutexGuard<'_, HashMap<String, S
 }
 
 impl Latencies {
-    /// More of them.
-    pub fn extend(&mut self, more: Self) {
-        self.0.extend(more.0);
-    }
+    /// Over the lines.
+    pub const HEAD: &str = "                                       n    p50 ms    p99 ms    max ms";
 
     /// A line of the table.
     pub fn print(&self, name: &str) {
