@@ -102,7 +102,8 @@ mod tests {
             synced: true,
             silent_for,
         };
-        let health = |seconds| Health { slice_error: None, watches: vec![watch(Duration::from_secs(seconds))] };
+        let health =
+            |seconds| Health { slice_error: None, watches: vec![watch(Duration::from_secs(seconds))] };
         assert_eq!(problems(&health(59), true, None), Vec::<String>::new());
         let said = problems(&health(61), true, None);
         assert!(said.len() == 1 && said[0].contains("61s") && said[0].contains("Account"), "{said:?}");
