@@ -118,7 +118,7 @@ export const de: Texts = {
   "tile.rootsDownFoot.one": "{n} Schlüssel ist nicht nutzbar",
   "tile.rootsDownFoot.other": "{n} Schlüssel sind nicht nutzbar",
   "tile.keys": "Aktive Schlüssel",
-  "tile.keysFoot": "von {total}, von {clients} Clients genutzt",
+  "tile.keysFoot": "von {total} Schlüsseln",
   "tile.disabled": "Deaktivierte Schlüssel",
   "tile.disabledFoot": "absichtlich abgeschaltet",
   "tile.due24": "Fällig in 24 Stunden",

@@ -116,7 +116,7 @@ export const en = {
   "tile.rootsDownFoot.one": "{n} key cannot be used",
   "tile.rootsDownFoot.other": "{n} keys cannot be used",
   "tile.keys": "Active keys",
-  "tile.keysFoot": "of {total}, used by {clients} clients",
+  "tile.keysFoot": "of {total} keys",
   "tile.disabled": "Disabled keys",
   "tile.disabledFoot": "switched off on purpose",
   "tile.due24": "Due within 24 hours",

@@ -33,7 +33,6 @@ export interface Overview {
   keys: { total: number; active: number; disabled: number; unavailable: number };
   due: Record<Due, number>;
   edgesBehind: number;
-  activeClients: number;
 }
 
 /** One pass over what is loaded: no request per object. */
@@ -43,7 +42,6 @@ export function overview(accounts: Iterable<Account>, keys: Iterable<ServiceKey>
     keys: { total: 0, active: 0, disabled: 0, unavailable: 0 },
     due: { overdue: 0, "24h": 0, "7d": 0 },
     edgesBehind: 0,
-    activeClients: 0,
   };
   for (const a of accounts) {
     o.accounts.total++;
@@ -61,7 +59,6 @@ export function overview(accounts: Iterable<Account>, keys: Iterable<ServiceKey>
     else if (state === "Unavailable") o.keys.unavailable++;
     for (const due of ["overdue", "24h", "7d"] as const) if (isDue(k, due, now)) o.due[due]++;
     if (edgesBehind(k)) o.edgesBehind++;
-    o.activeClients += k.status?.activeClients ?? 0;
   }
   return o;
 }

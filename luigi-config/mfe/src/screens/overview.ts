@@ -256,7 +256,7 @@ export class OverviewScreen extends View {
       <ul class="tiles">
         ${this.tile("tile.accounts", o.accounts.ready, t("tile.accountsFoot", { total: o.accounts.total }), o.accounts.ready === o.accounts.total ? "positive" : "", "status-positive", ["accounts"], { phase: "Ready" })}
         ${this.tile("tile.rootsDown", o.accounts.unavailable, tn("tile.rootsDownFoot", o.keys.unavailable), o.accounts.unavailable ? "negative" : "positive", o.accounts.unavailable ? "status-error" : "status-positive", ["accounts"], { phase: "Unavailable" })}
-        ${this.tile("tile.keys", o.keys.active, t("tile.keysFoot", { total: o.keys.total, clients: o.activeClients }), "", "key", ["keys"], { state: "Active" })}
+        ${this.tile("tile.keys", o.keys.active, t("tile.keysFoot", { total: o.keys.total }), "", "key", ["keys"], { state: "Active" })}
         ${this.tile("tile.disabled", o.keys.disabled, t("tile.disabledFoot"), "", "status-inactive", ["keys"], { state: "Disabled" })}
         ${this.tile("tile.due24", o.due["24h"], t("tile.due24Foot"), "", "history", ["keys"], { due: "24h", sort: "next" })}
         ${this.tile("tile.due7", o.due["7d"], t("tile.due7Foot"), "", "history", ["keys"], { due: "7d", sort: "next" })}
