@@ -312,7 +312,7 @@ test("pages of one browser share their streams, and one goes on when another is 
   const world = new World({ keys: 6 });
   const first = await open(world, "/keys");
   await first.locator("tbody tr").first().waitFor();
-  await expect.poll(() => world.streams).toBe(3);
+  await expect.poll(() => world.streams, { timeout: 20_000 }).toBe(3);
   const other = await b.context.newPage();
   await other.goto(`${s!.url}/home/openkcm/keys`);
   const second = await mfe(other);
@@ -325,7 +325,7 @@ test("pages of one browser share their streams, and one goes on when another is 
   await shows("v901", first, second);
   expect(world.streams).toBe(3);
   await page.close();
-  await expect.poll(() => world.streams).toBe(3);
+  await expect.poll(() => world.streams, { timeout: 20_000 }).toBe(3);
   await shows("v902", second);
   await other.close();
 });
