@@ -5,6 +5,7 @@
 
 mod account_in_use_cannot_be_deleted;
 mod account_tells_what_is_wrong_with_its_root_key;
+mod an_older_world_never_wins;
 mod any_workspace_becomes_a_tenant;
 mod disabled_key_leaves_the_edge;
 mod every_store_holds_a_root_key;
