@@ -199,9 +199,7 @@ pub async fn create(workspace: &Workspace, stores: &KeyStores) -> Result<()> {
 pub fn broken() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROOTS.iter().filter_map(|root| match root.fate {
         Fate::Works => None,
-        Fate::Lost => {
-            Some((root.account, "its owner has disabled the root key: Unavailable after a minute"))
-        }
+        Fate::Lost => Some((root.account, "its owner has disabled the root key: Unavailable after a minute")),
         Fate::Missing => Some((root.account, "no such root key: Pending, NotFound")),
         Fate::Foreign => Some((root.account, "a root key that is not granted: Pending, AccessDenied")),
     })
