@@ -4,6 +4,8 @@
 //! `Debug`, `Clone`, `Serialize` or `PartialEq`; the one door to its bytes is [`SecretKey::expose`], so that every
 //! reader stands out in a search.
 //!
+//! [`Locked`] puts what is computed from a key, such as its round keys, into the same memory.
+//!
 //! What is **not** wiped: copies that a cipher keeps in its own key schedule while an operation runs, registers,
 //! and the network buffers of the mTLS stream that carries a key to an edge.
 #![warn(missing_docs)]
@@ -11,6 +13,7 @@
 mod arena;
 mod process;
 
+pub use arena::Locked;
 pub use process::{HardenError, harden_process};
 
 use zeroize::Zeroize;
