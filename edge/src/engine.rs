@@ -2,14 +2,13 @@
 
 use std::{ops::Range, sync::Arc};
 
-use aws_lc_rs::rand;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     caller::Caller,
     envelope::{
-        CHUNK, Chunker, EnvelopeError, Format, HEADER_LEN, Header, OVERHEAD, Position, TAG_LEN, XaesKey,
-        decrypt_in_place, encrypt_into,
+        CHUNK, Chunker, EnvelopeError, Format, HEADER_LEN, Header, OVERHEAD, Position, TAG_LEN,
+        decrypt_in_place, encrypt_into, random,
     },
     error::{Code, OpError},
     store::{Address, Description, KeyStore, Refusal, Want},
@@ -95,7 +94,7 @@ impl Engine {
     ) -> Result<u32, OpError> {
         let start = out.len();
         let result = self.store.lend(address, Want::Current, caller, |lent| {
-            encrypt_into(&lent, &XaesKey::expand(lent.key), plaintext, aad, out).map(|()| lent.version)
+            encrypt_into(&lent, plaintext, aad, out).map(|()| lent.version)
         });
         result
             .map_err(|refusal| {
@@ -119,9 +118,8 @@ impl Engine {
             return Err(OpError::new(Code::Malformed, "a stream is decrypted by the streaming call"));
         }
         let want = Want::Exactly { key_id: header.key_id, version: header.version };
-        let result = self.store.lend(address, want, caller, |lent| {
-            decrypt_in_place(&lent, &XaesKey::expand(lent.key), &header, aad, envelope)
-        });
+        let result =
+            self.store.lend(address, want, caller, |lent| decrypt_in_place(&lent, &header, aad, envelope));
         match result {
             Ok(range) => Ok((header.version, range?)),
             Err(refusal) => {
@@ -139,7 +137,7 @@ impl Engine {
         aad: &[u8],
     ) -> Result<DataKey, OpError> {
         let mut key = Zeroizing::new(vec![0; DATA_KEY_LEN]);
-        rand::fill(&mut key).map_err(|_| EnvelopeError::Library)?;
+        random(&mut key)?;
         let mut wrapped = Vec::with_capacity(DATA_KEY_LEN + OVERHEAD);
         let version = self.encrypt(address, caller, &key, aad, &mut wrapped)?;
         Ok(DataKey { key, wrapped, version })
@@ -152,7 +150,7 @@ impl Engine {
 
     /// Many operations under one key. `inputs` and `aads` yield slices in order; `aads` may be shorter (no AAD then).
     ///
-    /// The key is looked up and expanded once for each run of inputs of one version, and the lease is checked before
+    /// The key is looked up once for each run of inputs of one version, and the lease is checked before
     /// and after each run; [`MAX_BATCH`] and the size limit of a message keep that below some milliseconds.
     pub fn batch<'a>(
         &self,
@@ -201,10 +199,9 @@ impl Engine {
         let start = *next;
         *next = inputs.len();
         let lent = self.store.lend(address, Want::Current, caller, |lent| {
-            let cipher = XaesKey::expand(lent.key);
             for (index, input) in inputs.iter().enumerate().skip(start) {
                 let before = out.data.len();
-                let done = encrypt_into(&lent, &cipher, input, aad(index), &mut out.data);
+                let done = encrypt_into(&lent, input, aad(index), &mut out.data);
                 out.done(index, before, done);
             }
         });
@@ -223,7 +220,6 @@ impl Engine {
         let first = Header::parse(inputs[*next])?;
         let want = Want::Exactly { key_id: first.key_id, version: first.version };
         let lent = self.store.lend(address, want, caller, |lent| {
-            let cipher = XaesKey::expand(lent.key);
             while let Some(input) = inputs.get(*next) {
                 let Ok(header) = Header::parse(input) else { break };
                 if (header.key_id, header.version) != (first.key_id, first.version) {
@@ -231,8 +227,8 @@ impl Engine {
                 }
                 let before = out.data.len();
                 out.data.extend_from_slice(input);
-                let opened = decrypt_in_place(&lent, &cipher, &header, aad(*next), &mut out.data[before..])
-                    .map(|range| {
+                let opened =
+                    decrypt_in_place(&lent, &header, aad(*next), &mut out.data[before..]).map(|range| {
                         let length = range.len();
                         out.data.copy_within(before + range.start..before + range.end, before);
                         out.data.truncate(before + length);
@@ -353,12 +349,9 @@ impl Stream {
         // A stream stays with the version it began with: a rotation in between does not break it, an eviction does.
         let want = Want::Exactly { key_id: header.key_id, version: header.version };
         let (position, direction) = (&mut self.position, self.direction);
-        let result = self.engine.store.lend(address, want, &self.caller, |lent| {
-            let cipher = XaesKey::expand(lent.key);
-            match direction {
-                Direction::Encrypt => position.seal(&cipher, &mut chunk, last),
-                Direction::Decrypt => position.open(&cipher, &mut chunk, last),
-            }
+        let result = self.engine.store.lend(address, want, &self.caller, |lent| match direction {
+            Direction::Encrypt => position.seal(&lent, &mut chunk, last),
+            Direction::Decrypt => position.open(&lent, &mut chunk, last),
         });
         let result = result.map_err(|refusal: Refusal| OpError::refused(refusal, address));
         let done = result.and_then(|turned| turned.map_err(OpError::from));

@@ -95,6 +95,7 @@ impl Collector for StoreCollector {
                 "Time until the lease ends; 0 is no lease",
                 lease.remaining.as_secs_f64(),
             ),
+            ("lease_age_seconds", "Time since the lease was renewed", lease.age.as_secs_f64()),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

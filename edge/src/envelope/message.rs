@@ -3,8 +3,7 @@
 use zeroize::Zeroize;
 
 use super::{
-    Algorithm, EnvelopeError, Format, HEADER_LEN, Header, MAX_AAD, MAX_MESSAGE, OVERHEAD, TAG_LEN, XaesKey,
-    nonce,
+    Algorithm, EnvelopeError, Format, HEADER_LEN, Header, MAX_AAD, MAX_MESSAGE, OVERHEAD, TAG_LEN, nonce,
 };
 use crate::store::Lent;
 
@@ -47,11 +46,10 @@ impl Bound {
     }
 }
 
-/// Encrypts `plaintext` and appends header, ciphertext and tag to `out`. `cipher` is `lent.key` expanded.
+/// Encrypts `plaintext` and appends header, ciphertext and tag to `out`.
 #[inline]
 pub fn encrypt_into(
     lent: &Lent<'_>,
-    cipher: &XaesKey,
     plaintext: &[u8],
     aad: &[u8],
     out: &mut Vec<u8>,
@@ -70,21 +68,15 @@ pub fn encrypt_into(
     let bytes = header.to_bytes();
     let bound = Bound::new(&bytes, lent.cluster, aad)?;
     let start = out.len();
-    out.reserve(OVERHEAD + plaintext.len());
-    out.extend_from_slice(&bytes);
-    out.extend_from_slice(plaintext);
-    let body = &mut out[start + HEADER_LEN..];
-    match cipher.seal(&header.nonce, bound.as_slice(), body) {
-        Ok(tag) => {
-            out.extend_from_slice(&tag);
-            Ok(())
-        }
-        Err(error) => {
-            out[start..].zeroize();
-            out.truncate(start);
-            Err(error)
-        }
+    out.resize(start + OVERHEAD + plaintext.len(), 0);
+    let (head, rest) = out[start..].split_at_mut(HEADER_LEN);
+    let (body, tag) = rest.split_at_mut(plaintext.len());
+    head.copy_from_slice(&bytes);
+    let sealed = lent.cipher.seal_from(&header.nonce, bound.as_slice(), plaintext, body, tag);
+    if sealed.is_err() {
+        out.truncate(start);
     }
+    sealed
 }
 
 /// Decrypts a whole envelope in place and gives the range of `envelope` that is the plaintext. On failure the body is
@@ -92,7 +84,6 @@ pub fn encrypt_into(
 #[inline]
 pub fn decrypt_in_place(
     lent: &Lent<'_>,
-    cipher: &XaesKey,
     header: &Header,
     aad: &[u8],
     envelope: &mut [u8],
@@ -113,7 +104,7 @@ pub fn decrypt_in_place(
     if header.commitment != *lent.commitment {
         return Err(EnvelopeError::Tampered);
     }
-    match cipher.open(&header.nonce, bound.as_slice(), body) {
+    match lent.cipher.open(&header.nonce, bound.as_slice(), body) {
         Ok(_) => Ok(HEADER_LEN..end),
         Err(error) => {
             body.zeroize();

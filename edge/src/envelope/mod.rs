@@ -27,6 +27,7 @@ mod xaes;
 pub use self::{
     header::{Algorithm, Format, HEADER_LEN, Header},
     message::{decrypt_in_place, encrypt_into},
+    nonce::random,
     stream::{Chunker, Position},
     xaes::{NONCE_LEN, TAG_LEN, XaesKey},
 };

@@ -10,8 +10,7 @@
 use zeroize::Zeroize;
 
 use super::{
-    Algorithm, CHUNK, EnvelopeError, Format, HEADER_LEN, Header, NONCE_LEN, TAG_LEN, XaesKey, message::Bound,
-    nonce,
+    Algorithm, CHUNK, EnvelopeError, Format, HEADER_LEN, Header, NONCE_LEN, TAG_LEN, message::Bound, nonce,
 };
 use crate::store::Lent;
 
@@ -63,19 +62,19 @@ impl Position {
     }
 
     /// Encrypts the next chunk in place and appends its tag. All but the last are [`CHUNK`] bytes.
-    pub fn seal(&mut self, cipher: &XaesKey, chunk: &mut Vec<u8>, last: bool) -> Result<(), EnvelopeError> {
+    pub fn seal(&mut self, lent: &Lent<'_>, chunk: &mut Vec<u8>, last: bool) -> Result<(), EnvelopeError> {
         if chunk.len() > CHUNK || (!last && chunk.len() != CHUNK) {
             return Err(EnvelopeError::TooLarge);
         }
         let nonce = self.nonce(last)?;
-        let tag = cipher.seal(&nonce, self.bound.as_slice(), chunk)?;
+        let tag = lent.cipher.seal(&nonce, self.bound.as_slice(), chunk)?;
         chunk.extend_from_slice(&tag);
         self.next += 1;
         Ok(())
     }
 
     /// Decrypts the next chunk in place and cuts its tag off; wipes it on failure.
-    pub fn open(&mut self, cipher: &XaesKey, chunk: &mut Vec<u8>, last: bool) -> Result<(), EnvelopeError> {
+    pub fn open(&mut self, lent: &Lent<'_>, chunk: &mut Vec<u8>, last: bool) -> Result<(), EnvelopeError> {
         let plain = chunk.len().checked_sub(TAG_LEN).filter(|plain| *plain <= CHUNK);
         let plain = plain.ok_or(EnvelopeError::Tampered)?;
         // One encoding per plaintext: only an empty stream has an empty chunk, only the last chunk is short.
@@ -83,7 +82,7 @@ impl Position {
             return Err(EnvelopeError::Tampered);
         }
         let nonce = self.nonce(last)?;
-        if let Err(error) = cipher.open(&nonce, self.bound.as_slice(), chunk) {
+        if let Err(error) = lent.cipher.open(&nonce, self.bound.as_slice(), chunk) {
             chunk.zeroize();
             return Err(error);
         }

@@ -9,7 +9,7 @@ use crate::{clock::BootInstant, store::Lent};
 const KEY_ID: [u8; 16] = [9; 16];
 
 struct Held {
-    key: SecretKey,
+    cipher: XaesKey,
     commitment: [u8; COMMITMENT_LEN],
     version: u32,
 }
@@ -18,13 +18,13 @@ impl Held {
     fn new(byte: u8, version: u32) -> Self {
         let key = SecretKey::from_bytes(&mut [byte; 32]).unwrap();
         let commitment = commitment(&key, KEY_ID, version);
-        Self { key, commitment, version }
+        Self { cipher: XaesKey::expand(&key), commitment, version }
     }
 
     fn lent<'a>(&'a self, cluster: &'a str) -> Lent<'a> {
         let now = BootInstant::from_nanos(7);
         Lent {
-            key: &self.key,
+            cipher: &self.cipher,
             key_id: KEY_ID,
             version: self.version,
             commitment: &self.commitment,
@@ -35,15 +35,14 @@ impl Held {
 
     fn encrypt(&self, cluster: &str, plaintext: &[u8], aad: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encrypt_into(&self.lent(cluster), &XaesKey::expand(&self.key), plaintext, aad, &mut out).unwrap();
+        encrypt_into(&self.lent(cluster), plaintext, aad, &mut out).unwrap();
         out
     }
 
     fn decrypt(&self, cluster: &str, envelope: &[u8], aad: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
         let mut envelope = envelope.to_vec();
         let header = Header::parse(&envelope)?;
-        let range =
-            decrypt_in_place(&self.lent(cluster), &XaesKey::expand(&self.key), &header, aad, &mut envelope);
+        let range = decrypt_in_place(&self.lent(cluster), &header, aad, &mut envelope);
         match range {
             Ok(range) => Ok(envelope[range].to_vec()),
             Err(error) => {
@@ -59,10 +58,9 @@ impl Held {
 
     fn encrypt_stream(&self, chunks: &[Vec<u8>]) -> (Header, Vec<Vec<u8>>) {
         let mut position = Position::begin(&self.lent("a"), b"aad").unwrap();
-        let cipher = XaesKey::expand(&self.key);
         let sealed = chunks.iter().enumerate().map(|(index, chunk)| {
             let mut chunk = chunk.clone();
-            position.seal(&cipher, &mut chunk, index + 1 == chunks.len()).unwrap();
+            position.seal(&self.lent("a"), &mut chunk, index + 1 == chunks.len()).unwrap();
             chunk
         });
         let sealed = sealed.collect();
@@ -71,10 +69,9 @@ impl Held {
 
     fn decrypt_stream(&self, header: Header, chunks: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, EnvelopeError> {
         let mut position = Position::resume(&self.lent("a"), header, b"aad")?;
-        let cipher = XaesKey::expand(&self.key);
         let opened = chunks.iter().enumerate().map(|(index, chunk)| {
             let mut chunk = chunk.clone();
-            position.open(&cipher, &mut chunk, index + 1 == chunks.len()).map(|()| chunk)
+            position.open(&self.lent("a"), &mut chunk, index + 1 == chunks.len()).map(|()| chunk)
         });
         opened.collect()
     }
@@ -138,14 +135,13 @@ fn a_foreign_commitment_is_refused_before_decrypting() {
 #[test]
 fn limits_hold_at_the_border() {
     let held = Held::new(1, 1);
-    let cipher = XaesKey::expand(&held.key);
     let mut out = Vec::new();
-    encrypt_into(&held.lent("a"), &cipher, &vec![0; MAX_MESSAGE], &vec![0; MAX_AAD], &mut out).unwrap();
+    encrypt_into(&held.lent("a"), &vec![0; MAX_MESSAGE], &vec![0; MAX_AAD], &mut out).unwrap();
     assert_eq!(held.decrypt("a", &out, &vec![0; MAX_AAD]).unwrap().len(), MAX_MESSAGE);
     let mut out = b"before".to_vec();
-    let large = encrypt_into(&held.lent("a"), &cipher, &vec![0; MAX_MESSAGE + 1], b"", &mut out);
+    let large = encrypt_into(&held.lent("a"), &vec![0; MAX_MESSAGE + 1], b"", &mut out);
     assert_eq!(large, Err(EnvelopeError::TooLarge));
-    assert_eq!(encrypt_into(&held.lent("a"), &cipher, b"", &vec![0; MAX_AAD + 1], &mut out), large);
+    assert_eq!(encrypt_into(&held.lent("a"), b"", &vec![0; MAX_AAD + 1], &mut out), large);
     assert_eq!(out, b"before");
 }
 

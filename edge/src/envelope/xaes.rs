@@ -9,7 +9,7 @@ use aes::{
 };
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use openkcm_secret::SecretKey;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, optimization_barrier};
 
 use super::EnvelopeError;
 
@@ -18,10 +18,10 @@ pub const NONCE_LEN: usize = 24;
 /// Length of the authentication tag.
 pub const TAG_LEN: usize = 16;
 
-/// A key with its AES round keys expanded, for the length of one operation (or one batch of them).
+/// A key with its AES round keys expanded.
 ///
-/// Short-lived on purpose: the round keys live on the stack and are wiped on drop, so that the only lasting copy of a
-/// key is the one in locked memory.
+/// The store keeps those of keys in use in locked memory, up to a number; the others live on the stack for one operation
+/// (or one batch of them). Wiped on drop.
 pub struct XaesKey {
     cipher: Aes256Enc,
     /// CMAC's subkey for complete blocks, `K1` in the specification.
@@ -53,6 +53,21 @@ impl XaesKey {
         self.derive(nonce)?.seal(nonce, aad, data)
     }
 
+    /// Encrypts `plaintext` into `ciphertext`, which is as long, and `tag`.
+    #[inline]
+    pub fn seal_from(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        plaintext: &[u8],
+        ciphertext: &mut [u8],
+        tag: &mut [u8],
+    ) -> Result<(), EnvelopeError> {
+        let Derived(key) = self.derive(nonce)?;
+        key.seal_out_of_place_scatter(inner(nonce), Aad::from(aad), plaintext, ciphertext, &[], tag)
+            .map_err(|_| EnvelopeError::Library)
+    }
+
     /// Decrypts `data` (ciphertext ‖ tag) in place and gives the plaintext, or wipes it.
     pub fn open<'a>(
         &self,
@@ -64,6 +79,7 @@ impl XaesKey {
     }
 
     /// The AES-256-GCM key for all nonces that start with these twelve bytes.
+    #[inline]
     pub(super) fn derive(&self, nonce: &[u8; NONCE_LEN]) -> Result<Derived, EnvelopeError> {
         let block = |counter: u8| {
             let mut block = self.k1;
@@ -80,10 +96,8 @@ impl XaesKey {
         derived[..16].copy_from_slice(&blocks[0]);
         derived[16..].copy_from_slice(&blocks[1]);
         let key = UnboundKey::new(&AES_256_GCM, &derived).map(LessSafeKey::new);
-        derived.zeroize();
-        for block in &mut blocks {
-            block[..].zeroize();
-        }
+        wipe(&mut derived);
+        wipe(&mut blocks);
         key.map(Derived).map_err(|_| EnvelopeError::Library)
     }
 }
@@ -94,7 +108,15 @@ impl Drop for XaesKey {
     }
 }
 
+/// Zeroes what a message leaves behind. `zeroize` does the same byte by byte, which counts when it is done for each message.
+#[inline]
+fn wipe<T: Default>(place: &mut T) {
+    *place = T::default();
+    optimization_barrier(place);
+}
+
 impl Derived {
+    #[inline]
     pub(super) fn seal(
         &self,
         nonce: &[u8; NONCE_LEN],
@@ -108,6 +130,7 @@ impl Derived {
         tag.as_ref().try_into().map_err(|_| EnvelopeError::Library)
     }
 
+    #[inline]
     pub(super) fn open<'a>(
         &self,
         nonce: &[u8; NONCE_LEN],

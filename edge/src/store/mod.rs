@@ -27,10 +27,9 @@ use std::{
 use arc_swap::ArcSwap;
 use hashbrown::DefaultHashBuilder;
 use kcp_client_rs::LogicalCluster;
-use openkcm_secret::SecretKey;
 
 use self::{
-    entry::{Entry, Home, State, Stored, Table, merge_versions},
+    entry::{Entry, Home, Places, State, Stored, Table, expanded, merge_versions},
     usage::Usage,
 };
 pub use self::{
@@ -43,7 +42,7 @@ pub use self::{
 use crate::{
     caller::Caller,
     clock::{BootClock, BootInstant, Clock},
-    envelope::COMMITMENT_LEN,
+    envelope::{COMMITMENT_LEN, XaesKey},
 };
 
 /// Shards of the table: a change copies one shard's pointers, some 25 of them at 100,000 keys.
@@ -61,11 +60,17 @@ pub struct KeyStore {
     hasher: DefaultHashBuilder,
     /// `CLOCK_BOOTTIME` nanoseconds at which every key becomes unusable; 0 is "no lease".
     lease_until: AtomicU64,
+    /// When the lease was last renewed, on the same clock.
+    lease_renewed: AtomicU64,
     usage_window: Duration,
     clock: Arc<dyn Clock>,
     writer: Mutex<Writer>,
     /// Tenant names to workspaces, for callers whose token names no workspace. A name may mean several.
     tenants: RwLock<HashMap<Box<str>, Vec<LogicalCluster>>>,
+    /// What `spec.clients` opens: how many entries make this hash of caller and key. Callers from outside are looked up
+    /// here before any key is, so that a key they may not use and one that does not exist cost the same.
+    granted: RwLock<HashMap<u64, u32>>,
+    expanded: Places,
     counts: Counts,
 }
 
@@ -100,6 +105,8 @@ pub struct Lease {
     pub remaining: Duration,
     /// Whether this edge ever had a lease.
     pub ever: bool,
+    /// Time since the lease was last renewed; since the machine started if it never was.
+    pub age: Duration,
 }
 
 /// Distinct callers of one key in the usage window.
@@ -133,11 +140,11 @@ pub struct Address<'a> {
 
 /// A key for the length of one operation.
 pub struct Lent<'a> {
-    /// The key itself.
-    pub key: &'a SecretKey,
+    /// The key itself, expanded.
+    pub cipher: &'a XaesKey,
     /// UUID of the service key.
     pub key_id: [u8; 16],
-    /// The version that `key` is.
+    /// The version that `cipher` is.
     pub version: u32,
     /// The key commitment of this version.
     pub commitment: &'a [u8; COMMITMENT_LEN],
@@ -176,10 +183,13 @@ impl KeyStore {
             shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
             hasher: DefaultHashBuilder::default(),
             lease_until: AtomicU64::new(0),
+            lease_renewed: AtomicU64::new(0),
             usage_window: USAGE_WINDOW,
             clock,
             writer: Mutex::default(),
             tenants: RwLock::default(),
+            granted: RwLock::default(),
+            expanded: Places::default(),
             counts: Counts::default(),
         }
     }
@@ -199,6 +209,7 @@ impl KeyStore {
     /// so that transport time shortens it.
     pub fn renew_lease(&self, until: BootInstant) {
         self.lease_until.fetch_max(until.as_nanos(), Ordering::AcqRel);
+        self.lease_renewed.store(self.clock.now().as_nanos(), Ordering::Relaxed);
     }
 
     /// Ends the lease now.
@@ -208,10 +219,12 @@ impl KeyStore {
 
     /// Time left on the lease.
     pub fn lease(&self) -> Lease {
-        let until = self.lease_until.load(Ordering::Acquire);
+        let (until, now) = (self.lease_until.load(Ordering::Acquire), self.clock.now());
+        let renewed = BootInstant::from_nanos(self.lease_renewed.load(Ordering::Relaxed));
         Lease {
-            remaining: BootInstant::from_nanos(until).saturating_since(self.clock.now()),
+            remaining: BootInstant::from_nanos(until).saturating_since(now),
             ever: until != 0,
+            age: now.saturating_since(renewed),
         }
     }
 
@@ -348,6 +361,7 @@ impl KeyStore {
             let snapshot = shard.load_full();
             if let Some(held) = snapshot.find(hash, name.as_ref()) {
                 self.count_out(held);
+                self.grant(held, false);
                 let mut table = Table::clone(&snapshot);
                 table.remove(hash, name.as_ref());
                 shard.store(Arc::new(table));
@@ -401,6 +415,7 @@ impl KeyStore {
         let usage = OnceLock::new();
         if let Some(held) = held {
             self.count_out(held);
+            self.grant(held, false);
             if let Some(used) = held.usage.get() {
                 let _ = usage.set(Arc::clone(used));
             }
@@ -418,6 +433,7 @@ impl KeyStore {
             state,
             usage,
         };
+        self.grant(&fresh, true);
         let mut table = Table::clone(snapshot);
         table.insert(hash, Arc::new(fresh), &self.hasher);
         self.shard(hash).store(Arc::new(table));
@@ -430,6 +446,24 @@ impl KeyStore {
             &self.counts.tombstones
         };
         counter.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes what the clients of `entry` may use, or forgets it.
+    fn grant(&self, entry: &Entry, may: bool) {
+        let Some(clients) = &entry.clients else { return };
+        let mut granted = self.granted.write().unwrap_or_else(PoisonError::into_inner);
+        for client in clients.iter() {
+            let hash = self.granted_hash(&client.issuer, &client.subject, entry.name_ref());
+            let count = granted.entry(hash).or_default();
+            *count = if may { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                granted.remove(&hash);
+            }
+        }
+    }
+
+    fn granted_hash(&self, issuer: &str, subject: &str, key: KeyNameRef<'_>) -> u64 {
+        self.hasher.hash_one((issuer, subject, key))
     }
 
     fn name_tenant(&self, tenant: &str, cluster: &LogicalCluster) {
@@ -501,8 +535,13 @@ impl KeyStore {
             let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
             tenants.get(address.tenant).cloned().unwrap_or_default()
         };
+        let granted = |cluster: &str| {
+            let key = KeyNameRef { cluster, namespace: address.namespace, name: address.name };
+            let hash = self.granted_hash(caller.issuer(), caller.subject(), key);
+            self.granted.read().unwrap_or_else(PoisonError::into_inner).contains_key(&hash)
+        };
         let named = clusters.iter().map(LogicalCluster::as_str).chain([address.tenant]);
-        let mut named = named.filter(|cluster| {
+        let mut named = named.filter(|cluster| granted(cluster)).filter(|cluster| {
             let mine = self.find(name(*cluster), |entry| {
                 let mine = entry.is_client(caller) && entry.home.is_called(address.tenant);
                 if mine { Ok(()) } else { Err(Refusal::UnknownKey) }
@@ -546,8 +585,8 @@ impl KeyStore {
             Want::Exactly { version, .. } => version,
         };
         let version = entry.version(number).ok_or(Refusal::UnknownVersion)?;
-        let (key, usable, commitment) = match &version.material {
-            Stored::Key { key, usable, commitment } => (key, *usable, commitment),
+        let (key, usable, commitment, kept) = match &version.material {
+            Stored::Key { key, usable, commitment, expanded } => (key, *usable, commitment, expanded),
             Stored::Gone(Gone::Destroyed { on }) => return Err(Refusal::Destroyed(on.clone())),
             Stored::Gone(Gone::Compromised) => return Err(Refusal::Compromised),
         };
@@ -556,8 +595,16 @@ impl KeyStore {
         }
         let now = self.clock.now();
         self.fresh(now)?;
+        let on_stack;
+        let cipher = if let Some(cipher) = expanded(kept, key, &self.expanded) {
+            cipher
+        } else {
+            on_stack = XaesKey::expand(key);
+            &on_stack
+        };
         let cluster = entry.home.cluster.as_str();
-        let result = operate(Lent { key, key_id: entry.key_id, version: number, commitment, cluster, now });
+        let result =
+            operate(Lent { cipher, key_id: entry.key_id, version: number, commitment, cluster, now });
         let after = self.clock.now();
         self.fresh(after)?;
         let usage = entry.usage.get_or_init(Arc::default);
@@ -641,7 +688,7 @@ impl Entry {
         KeyName {
             cluster: self.home.cluster.clone(),
             namespace: self.home.namespace.as_ref().into(),
-            name: self.name.as_ref().into(),
+            name: self.name.as_str().into(),
         }
     }
 }

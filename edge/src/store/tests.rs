@@ -2,7 +2,9 @@
 
 use std::sync::{Barrier, atomic::AtomicBool};
 
-use super::*;
+use openkcm_secret::SecretKey;
+
+use super::{entry::EXPANDED, *};
 use crate::{caller, clock::ManualClock, engine::Engine, error::Code};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,7 +63,7 @@ fn without_a_lease_nothing_can_be_used() {
     let store = KeyStore::with_clock(Arc::new(ManualClock::new(BootInstant::from_nanos(5))));
     store.put(entry(1)).unwrap();
     assert_eq!(used(&store, Want::Current), Err(Refusal::LeaseLost));
-    assert_eq!(store.lease(), Lease { remaining: Duration::ZERO, ever: false });
+    assert_eq!((store.lease().remaining, store.lease().ever), (Duration::ZERO, false));
     assert_eq!(store.describe(DB, &app(1)), Err(Refusal::LeaseLost));
 }
 
@@ -71,6 +73,7 @@ fn a_lease_ends_to_the_nanosecond_and_comes_back_when_renewed() {
     store.put(entry(1)).unwrap();
     clock.advance(Duration::from_nanos(4_999_999_999));
     assert_eq!(used(&store, Want::Current), Ok(1));
+    assert_eq!(store.lease().age, Duration::from_nanos(4_999_999_999));
     clock.advance(Duration::from_nanos(1));
     assert_eq!(used(&store, Want::Current), Err(Refusal::LeaseLost));
     store.renew_lease(store.now().saturating_add(SECOND));
@@ -193,6 +196,71 @@ fn evictions_leave_the_reason_for_those_who_may_know() {
     assert_eq!(store.stats(), StoreStats { live: 0, tombstones: 0, evictions: 1 });
     store.bury(KeyEntry { versions: Vec::new(), ..entry(1) }, EvictReason::RootUnavailable).unwrap();
     assert_eq!(used(&store, Want::Current), Err(Refusal::Evicted(EvictReason::RootUnavailable)));
+}
+
+/// A caller from outside is looked up among what `spec.clients` grants before any key is: whether a key that does not
+/// name it exists makes no difference, not even in time.
+#[test]
+fn a_caller_from_outside_reaches_no_key_that_does_not_name_it() {
+    let (_, store) = leased();
+    let partner = Caller::new("https://idp", "partner", None);
+    let client = || Client { issuer: "https://idp".into(), subject: "partner".into() };
+    let may = |caller: &Caller| store.lend(DB, Want::Current, caller, |_| ());
+    let granted = || store.granted.read().unwrap().len();
+    store.put(entry(1)).unwrap();
+    assert_eq!((may(&partner), granted()), (Err(Refusal::UnknownKey), 0));
+    store.put(KeyEntry { clients: vec![client(), client()], ..entry(2) }).unwrap();
+    assert_eq!((may(&partner), granted()), (Ok(()), 1));
+    for other in [("https://idp", "other"), ("https://other", "partner"), ("https://idppartner", "")] {
+        assert_eq!(may(&Caller::new(other.0, other.1, None)), Err(Refusal::UnknownKey));
+    }
+    store.put(KeyEntry { clients: vec![client()], ..entry(3) }).unwrap();
+    store.evict(&name(), EvictReason::Disabled);
+    assert_eq!(may(&partner), Err(Refusal::Evicted(EvictReason::Disabled)));
+    store.put(KeyEntry { clients: vec![client()], ..entry(4) }).unwrap();
+    assert_eq!((may(&partner), granted()), (Ok(()), 1));
+    store.put(entry(5)).unwrap();
+    assert_eq!((may(&partner), granted()), (Err(Refusal::UnknownKey), 0));
+    store.put(KeyEntry { clients: vec![client()], ..entry(6) }).unwrap();
+    store.forget(&name());
+    assert_eq!((may(&partner), granted()), (Err(Refusal::UnknownKey), 0));
+}
+
+/// Expanded keys are kept for so many versions; more work as well, and an eviction gives the place back.
+#[test]
+fn keys_work_with_and_without_a_place_for_their_expanded_form() {
+    let (_, store) = leased();
+    let number = |number: u32| KeyEntry { name: format!("k{number}"), ..entry(1) };
+    let use_it = |number: u32| {
+        let address = Address { name: &format!("k{number}"), ..DB };
+        let mut data = [7; 32];
+        let tag =
+            store.lend(address, Want::Current, &app(1), |lent| lent.cipher.seal(&[1; 24], b"", &mut data));
+        (tag.unwrap().unwrap(), data)
+    };
+    let many = u32::try_from(EXPANDED).unwrap() + 10;
+    (0..many).for_each(|index| store.put(number(index)).unwrap());
+    let first = use_it(0);
+    assert!((0..many).all(|index| use_it(index) == first), "all have the same key");
+    assert_eq!(store.expanded.taken(), EXPANDED);
+    store.evict_all(&EvictReason::Disabled);
+    assert_eq!(store.expanded.taken(), 0);
+}
+
+#[test]
+fn names_of_any_length_are_found() {
+    let (_, store) = leased();
+    for length in [1, 21, 22, 23, 253] {
+        let key = "k".repeat(length);
+        store.put(KeyEntry { name: key.clone(), ..entry(1) }).unwrap();
+        let address = Address { name: &key, ..DB };
+        assert_eq!(store.lend(address, Want::Current, &app(1), |lent| lent.version), Ok(1));
+        let other = KeyName { name: key.clone() + "x", ..name() };
+        assert_eq!(
+            (store.revision(&other), store.revision(&KeyName { name: key, ..name() })),
+            (None, Some(1))
+        );
+    }
 }
 
 #[test]
