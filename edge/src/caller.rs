@@ -17,6 +17,7 @@ struct Identity {
     subject: Box<str>,
     home: Option<Home>,
     fingerprint: u64,
+    tenant_fingerprint: u64,
 }
 
 /// The workspace and namespace of a kcp service account.
@@ -34,8 +35,11 @@ impl Caller {
     pub fn new(issuer: &str, subject: &str, home: Option<Home>) -> Self {
         static KEYED: OnceLock<RandomState> = OnceLock::new();
         // The tuple keeps the parts apart; the random key keeps callers from choosing colliding names.
-        let fingerprint = KEYED.get_or_init(RandomState::new).hash_one((issuer, subject, &home));
-        Self(Arc::new(Identity { issuer: issuer.into(), subject: subject.into(), home, fingerprint }))
+        let keyed = KEYED.get_or_init(RandomState::new);
+        let fingerprint = keyed.hash_one((issuer, subject, &home));
+        let tenant_fingerprint = keyed.hash_one((issuer, home.as_ref().map(|home| home.cluster.as_str())));
+        let (issuer, subject) = (issuer.into(), subject.into());
+        Self(Arc::new(Identity { issuer, subject, home, fingerprint, tenant_fingerprint }))
     }
 
     /// The issuer of the token, or the trust domain of the certificate.
@@ -56,5 +60,10 @@ impl Caller {
     /// A keyed hash of the identity, stable within this process.
     pub fn fingerprint(&self) -> u64 {
         self.0.fingerprint
+    }
+
+    /// The same of the workspace that the caller comes from; of its issuer, if it comes from none.
+    pub fn tenant_fingerprint(&self) -> u64 {
+        self.0.tenant_fingerprint
     }
 }

@@ -31,10 +31,31 @@ pub enum Code {
     Malformed,
     TooLarge,
     Overloaded,
+    TimedOut,
     Internal,
 }
 
 impl Code {
+    /// All of them, in the order of the published table.
+    pub const ALL: [Self; 16] = [
+        Self::Unauthenticated,
+        Self::UnknownKey,
+        Self::NotAllowed,
+        Self::Disabled,
+        Self::Evicted,
+        Self::Destroyed,
+        Self::Compromised,
+        Self::UnknownVersion,
+        Self::OtherKey,
+        Self::LeaseLost,
+        Self::Tampered,
+        Self::Malformed,
+        Self::TooLarge,
+        Self::Overloaded,
+        Self::TimedOut,
+        Self::Internal,
+    ];
+
     /// The code as it travels.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,6 +73,7 @@ impl Code {
             Self::Malformed => "malformed",
             Self::TooLarge => "too-large",
             Self::Overloaded => "overloaded",
+            Self::TimedOut => "timed-out",
             Self::Internal => "internal",
         }
     }
@@ -66,6 +88,7 @@ impl Code {
             Self::LeaseLost => Grpc::Unavailable,
             Self::TooLarge => Grpc::OutOfRange,
             Self::Overloaded => Grpc::ResourceExhausted,
+            Self::TimedOut => Grpc::DeadlineExceeded,
             Self::Internal => Grpc::Internal,
         }
     }

@@ -3,15 +3,32 @@
 
 mod common;
 
-use common::{ACME, KCP, OIDC, TestEdge, TestIssuer, client, entry, now};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use openkcm_edge::{
-    auth::{Authenticator, IssuerConfig, IssuerKind},
-    service::{Listeners, TlsConfig},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
+
+use common::{ACME, KCP, OIDC, Pki, TestEdge, TestIssuer, client, entry, now};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header, encode,
+    jwk::{Jwk, JwkSet},
+};
+use openkcm_edge::auth::{Authenticator, IssuerConfig, IssuerKind};
 use openkcm_edge_client::{Address, EdgeClient, Key, Token};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::SanType;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
 fn authenticator(issuer: &TestIssuer, kind: IssuerKind) -> (Authenticator, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -182,66 +199,137 @@ fn an_issuers_file_is_read_and_its_mistakes_are_named() {
     }
 }
 
-struct Pki {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Pki {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    fn leaf(&self, name: &str, san: SanType) -> (Vec<u8>, Vec<u8>) {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.subject_alt_names.push(san);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
-    }
-}
-
 #[tokio::test]
 async fn client_certificates_open_the_keys_that_name_them() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let pki = Pki::new("ours");
-    let (certificate, key) = pki.leaf("edge", SanType::IpAddress("127.0.0.1".parse().unwrap()));
-    let tls = TlsConfig { certificate, key, client_authorities: pki.pem.clone().into_bytes() };
-    let listeners = Listeners::default().bind_tcp("127.0.0.1:0".parse().unwrap(), tls).await.unwrap();
-    let url = format!("https://{}", listeners.tcp_address().unwrap());
+    let (listeners, url) = pki.listen();
     let edge = TestEdge::start_with(listeners, "mesh");
     let mut shared = entry(ACME, "payments", "shared");
     shared.clients = vec![client("mesh", "spiffe://mesh/app")];
     edge.store.put(shared).unwrap();
 
-    let connect = async |from: &Pki, uri: &str, token: Token| {
-        let (certificate, key) = from.leaf("app", SanType::URI(uri.try_into().unwrap()));
-        let authorities = pki.pem.clone().into_bytes();
-        EdgeClient::connect(Address::Tls { url: url.clone(), authorities, certificate, key }, token).await
-    };
     let use_key = async |edge: EdgeClient, name: &str| {
         let result = edge.encrypt(&Key::new("tenant-root-acme", name), b"x", b"").await;
         result.map_or_else(|error| error.code, |_| "ok".into())
     };
-    let app = connect(&pki, "spiffe://mesh/app", Token::None).await.unwrap();
+    let app = pki.connect(&url, "spiffe://mesh/app", Token::None).await.unwrap();
     assert_eq!(use_key(app.clone(), "payments/shared").await, "ok");
     assert_eq!(use_key(app, "payments/db").await, "unknown-key");
-    let other = connect(&pki, "spiffe://mesh/other", Token::None).await.unwrap();
+    let other = pki.connect(&url, "spiffe://mesh/other", Token::None).await.unwrap();
     assert_eq!(use_key(other, "payments/shared").await, "unknown-key");
     // With a token, the token says who calls.
-    let token = Token::Fixed(edge.kcp.service_account(ACME, "payments", "app"));
-    let both = connect(&pki, "spiffe://mesh/other", token).await.unwrap();
+    let token = || Token::Fixed(edge.kcp.service_account(ACME, "payments", "app"));
+    let both = pki.connect(&url, "spiffe://mesh/other", token()).await.unwrap();
     assert_eq!(use_key(both, "payments/db").await, "ok");
     // A certificate of other authorities does not even connect, token or not.
-    let foreign = Pki::new("theirs");
-    let token = Token::Fixed(edge.kcp.service_account(ACME, "payments", "app"));
-    if let Ok(stranger) = connect(&foreign, "spiffe://mesh/app", token).await {
+    let foreign = Pki { pem: pki.pem.clone(), ..Pki::new("theirs") };
+    if let Ok(stranger) = foreign.connect(&url, "spiffe://mesh/app", token()).await {
         assert_ne!(use_key(stranger, "payments/db").await, "ok");
     }
+}
+
+/// TLS looks at a certificate once, when the connection is made; the edge looks at its end with every call.
+#[tokio::test]
+async fn a_client_certificate_that_ends_is_refused_on_the_connection_that_it_made() {
+    let pki = Pki::new("ours");
+    let (listeners, url) = pki.listen();
+    let edge = TestEdge::start_with(listeners, "mesh");
+    let mut shared = entry(ACME, "payments", "shared");
+    shared.clients = vec![client("mesh", "spiffe://mesh/app")];
+    edge.store.put(shared).unwrap();
+    let ends = SystemTime::now() + Duration::from_secs(3);
+    let (certificate, key) =
+        pki.leaf_until("app", SanType::URI("spiffe://mesh/app".try_into().unwrap()), ends);
+    let authorities = pki.pem.clone().into_bytes();
+    let app =
+        EdgeClient::connect(Address::Tls { url, authorities, certificate, key }, Token::None).await.unwrap();
+    let shared = Key::new("tenant-root-acme", "payments/shared");
+    app.encrypt(&shared, b"x", b"").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let error = app.encrypt(&shared, b"x", b"").await.unwrap_err();
+    assert_eq!(error.code, "unauthenticated");
+    assert!(error.message.contains("expired"), "{error}");
+}
+
+/// Keys of an issuer over HTTPS, and how often they were asked for.
+struct KeyServer {
+    url: String,
+    keys: Arc<Mutex<Vec<Jwk>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl KeyServer {
+    async fn start(pki: &Pki, jwk: Jwk) -> Self {
+        let (certificate, key) = pki.leaf("keys", SanType::IpAddress("127.0.0.1".parse().unwrap()));
+        let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&key).unwrap();
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/keys", listener.local_addr().unwrap());
+        let server = Self { url, keys: Arc::new(Mutex::new(vec![jwk])), asked: Arc::default() };
+        let (keys, asked) = (Arc::clone(&server.keys), Arc::clone(&server.asked));
+        tokio::spawn(async move {
+            loop {
+                let (connection, _) = listener.accept().await.unwrap();
+                let Ok(mut connection) = acceptor.accept(connection).await else { continue };
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(connection.read_u8().await.unwrap());
+                }
+                asked.fetch_add(1, Ordering::SeqCst);
+                let keys = keys.lock().unwrap().clone();
+                let body = serde_json::to_string(&JwkSet { keys }).unwrap();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                connection.write_all((head + &body).as_bytes()).await.unwrap();
+                connection.shutdown().await.unwrap();
+            }
+        });
+        server
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_s_keys_are_fetched_once_again_when_it_rotates_and_not_for_every_unknown_one() {
+    let pki = Pki::new("ours");
+    let (old, new) = (TestIssuer::new(OIDC, "old"), TestIssuer::new(OIDC, "new"));
+    let server = KeyServer::start(&pki, old.jwk.clone()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let authorities = directory.path().join("ca.pem");
+    std::fs::write(&authorities, &pki.pem).unwrap();
+    let config = |ca_file| IssuerConfig {
+        issuer: OIDC.into(),
+        audience: None,
+        jwks: server.url.clone(),
+        kind: IssuerKind::Oidc,
+        ca_file,
+    };
+    let auth = Authenticator::new(vec![config(Some(authorities))], "openkcm-edge").unwrap();
+    let token = |issuer: &TestIssuer, name: &str| {
+        issuer.sign(&json!({ "iss": OIDC, "aud": "openkcm-edge", "exp": now() + 600, "sub": name }))
+    };
+    for name in ["one", "two", "three"] {
+        auth.verify(&token(&old, name)).await.unwrap();
+    }
+    assert_eq!(server.asked.load(Ordering::SeqCst), 1, "keys are cached");
+    // The issuer rotates. A flood of tokens with unknown keys asks it no more than once in five seconds.
+    server.keys.lock().unwrap().push(new.jwk.clone());
+    let nobody = TestIssuer::new(OIDC, "nobody");
+    let patience = Instant::now() + Duration::from_secs(20);
+    while auth.verify(&token(&new, "one")).await.is_err() {
+        assert!(Instant::now() < patience, "the new key is never seen");
+        for name in 0..50 {
+            let error = auth.verify(&token(&nobody, &name.to_string())).await.unwrap_err();
+            assert_eq!(error.message, "the token's issuer has no such signing key");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(server.asked.load(Ordering::SeqCst), 2);
+    auth.verify(&token(&old, "four")).await.unwrap();
+    // A server whose certificate is of nobody that the operator named is not believed.
+    let auth = Authenticator::new(vec![config(None)], "openkcm-edge").unwrap();
+    auth.verify(&token(&old, "one")).await.unwrap_err();
 }

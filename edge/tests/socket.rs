@@ -5,8 +5,14 @@ mod common;
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use common::{ACME, KCP, OIDC, OTHER, TestEdge, TestIssuer, client, cluster, entry, key_name, now, version};
-use openkcm_edge::store::{EvictReason, Gone, KeyVersion, Material, Usable};
+use common::{
+    ACME, KCP, OIDC, OTHER, Pki, TestEdge, TestIssuer, client, cluster, entry, key_name, now, version,
+};
+use openkcm_edge::{
+    engine::Direction,
+    error::{Code, OpError},
+    store::{EvictReason, Gone, KeyVersion, Material, Usable},
+};
 use openkcm_edge_client::{Address, EdgeClient, EdgeError, Inputs, Key, Token};
 use serde_json::json;
 
@@ -24,7 +30,19 @@ fn code<T>(result: Result<T, EdgeError>) -> String {
 #[tokio::test]
 async fn all_calls_work_over_the_socket() {
     let edge = TestEdge::start().await;
-    let app = edge.app().await;
+    all_calls(&edge.app().await).await;
+}
+
+#[tokio::test]
+async fn all_calls_work_over_tcp_with_mutual_tls() {
+    let pki = Pki::new("ours");
+    let (listeners, url) = pki.listen();
+    let edge = TestEdge::start_with(listeners, "mesh");
+    let token = Token::Fixed(edge.kcp.service_account(ACME, "payments", "app"));
+    all_calls(&pki.connect(&url, "spiffe://mesh/app", token).await.unwrap()).await;
+}
+
+async fn all_calls(app: &EdgeClient) {
     for size in [0, 1, 1024, 1 << 20] {
         let plaintext = vec![7; size];
         let ciphertext = app.encrypt(&db(), &plaintext, b"row 1").await.unwrap();
@@ -38,6 +56,99 @@ async fn all_calls_work_over_the_socket() {
     assert!(description.lease_remaining_ms > 0);
     // The tenant may be named by its logical cluster, too.
     app.encrypt(&Key::new(ACME, "payments/db"), b"x", b"").await.unwrap();
+    let mut session = app.batches().await.unwrap();
+    let inputs = [b"one".as_slice(), b"", b"three"];
+    let outputs = session.encrypt(&db(), inputs.as_slice().try_into().unwrap(), Inputs::default()).await;
+    let outputs: Vec<Vec<u8>> = outputs.unwrap().iter().map(|output| output.unwrap().to_vec()).collect();
+    for (output, input) in outputs.into_iter().zip(inputs) {
+        assert_eq!(app.decrypt(&db(), output, b"").await.unwrap(), input);
+    }
+    let plaintext: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let encrypted = through(app, Direction::Encrypt, &plaintext).await.unwrap();
+    assert!(through(app, Direction::Decrypt, &encrypted).await.unwrap() == plaintext);
+}
+
+/// A whole stream.
+async fn through(app: &EdgeClient, direction: Direction, input: &[u8]) -> Result<Vec<u8>, EdgeError> {
+    let mut output = Vec::new();
+    match direction {
+        Direction::Encrypt => app.encrypt_stream(&db(), b"aad", input, &mut output).await?,
+        Direction::Decrypt => app.decrypt_stream(&db(), b"aad", input, &mut output).await?,
+    }
+    Ok(output)
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_reordered_or_added_to_is_never_taken_for_whole() {
+    const CHUNK: usize = 64 << 10;
+    const SEALED: usize = CHUNK + 16;
+    let edge = TestEdge::start().await;
+    let app = edge.app().await;
+    for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 4 * CHUNK + 5] {
+        let plaintext: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let encrypted = through(&app, Direction::Encrypt, &plaintext).await.unwrap();
+        assert_eq!(encrypted.len(), 84 + size + 16 * size.div_ceil(CHUNK).max(1));
+        assert!(through(&app, Direction::Decrypt, &encrypted).await.unwrap() == plaintext, "{size}");
+    }
+    let plaintext = vec![7; 4 * CHUNK + 5];
+    let whole = through(&app, Direction::Encrypt, &plaintext).await.unwrap();
+    let other = through(&app, Direction::Encrypt, &plaintext).await.unwrap();
+    let (header, chunks) = whole.split_at(84);
+    let chunk = |index: usize| &chunks[index * SEALED..chunks.len().min((index + 1) * SEALED)];
+    let of = |order: &[usize]| {
+        let chunks: Vec<&[u8]> = order.iter().map(|index| chunk(*index)).collect();
+        [header, &chunks.concat()].concat()
+    };
+    let cases = [
+        ("cut behind the header", header.to_vec()),
+        ("cut in the header", header[..83].to_vec()),
+        ("nothing at all", Vec::new()),
+        ("cut between chunks", of(&[0, 1, 2, 3])),
+        ("cut after one chunk", of(&[0])),
+        ("cut in a chunk", whole[..whole.len() - 1].to_vec()),
+        ("swapped", of(&[1, 0, 2, 3, 4])),
+        ("dropped", of(&[0, 2, 3, 4])),
+        ("doubled", of(&[0, 1, 1, 2, 3, 4])),
+        ("only the last", of(&[4])),
+        ("added to", [&whole[..], &[0]].concat()),
+        ("two streams", [&whole[..], &other[84..]].concat()),
+        ("header of another", [&other[..84], chunks].concat()),
+    ];
+    for (case, changed) in cases {
+        assert_eq!(code(through(&app, Direction::Decrypt, &changed).await), "tampered", "{case}");
+    }
+}
+
+/// The table of codes that applications are written against, and what this edge sends.
+#[test]
+fn codes_are_those_of_the_published_table() {
+    let proto = include_str!("../../provider/crates/edge-protocol/proto/application.proto");
+    let table: Vec<(&str, String)> = proto
+        .lines()
+        .skip_while(|line| !line.starts_with("// CODES"))
+        .skip(1)
+        .map_while(|line| line.strip_prefix("//"))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?, words.next()?.to_owned()))
+        })
+        .collect();
+    let sent: Vec<(&str, String)> = Code::ALL
+        .iter()
+        .map(|code| {
+            let status = tonic::Status::from(OpError::new(*code, ""));
+            assert_eq!(status.metadata().get("openkcm-code").unwrap(), code.as_str());
+            let mut grpc = String::new();
+            for (index, letter) in format!("{:?}", status.code()).char_indices() {
+                if index > 0 && letter.is_uppercase() {
+                    grpc.push('_');
+                }
+                grpc.push(letter.to_ascii_uppercase());
+            }
+            (code.as_str(), grpc)
+        })
+        .collect();
+    assert_eq!(table, sent);
 }
 
 #[tokio::test]
@@ -98,10 +209,18 @@ async fn rotation_disable_enable_and_lease_as_an_application_sees_them() {
     assert_eq!((old[27], new[27]), (1, 2), "the header names the version");
     assert_eq!(app.decrypt(&db(), old.clone(), b"").await.unwrap(), b"before");
 
-    edge.store.evict(&key_name(ACME, "payments", "db"), EvictReason::Disabled);
-    let error = app.decrypt(&db(), old.clone(), b"").await.unwrap_err();
-    assert_eq!(error.code, "disabled");
-    assert!(!error.retryable);
+    for (reason, expected, says) in [
+        (EvictReason::RootUnavailable, "evicted", "its root key cannot be used"),
+        (EvictReason::TenantSuspended, "evicted", "its tenant is suspended"),
+        (EvictReason::Deleted, "evicted", "it was deleted"),
+        (EvictReason::Destroyed { on: "2026-11-21".into() }, "destroyed", "2026-11-21"),
+        (EvictReason::Disabled, "disabled", "spec.state: Disabled"),
+    ] {
+        edge.store.evict(&key_name(ACME, "payments", "db"), reason);
+        let error = app.decrypt(&db(), old.clone(), b"").await.unwrap_err();
+        assert_eq!((error.code.as_str(), error.retryable), (expected, false));
+        assert!(error.message.contains(says), "{error}");
+    }
 
     let mut enabled = entry(ACME, "payments", "db");
     (enabled.current, enabled.revision) = (2, 3);
@@ -217,7 +336,7 @@ async fn the_command_line_reads_and_writes_bytes() {
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         edge.cli(&command, &input).await
     };
-    for size in [0, 300, (1 << 20) + 1, 5_000_000] {
+    for size in [0, 300, (1 << 20) + 1, 20_000_000] {
         let plaintext: Vec<u8> = (0..size).map(|i| (i * 31 % 256) as u8).collect();
         let encrypted = run(with("encrypt", &["--aad", "a"]), plaintext.clone()).await;
         assert_eq!(encrypted.status.code(), Some(0), "{}", String::from_utf8_lossy(&encrypted.stderr));

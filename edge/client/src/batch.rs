@@ -69,7 +69,7 @@ pub struct BatchSession {
 impl BatchSession {
     pub(crate) async fn open(client: &EdgeClient) -> Result<Self, EdgeError> {
         let (requests, outbound) = mpsc::channel(32);
-        let request = client.request(ReceiverStream::new(outbound)).await?;
+        let request = client.request(ReceiverStream::new(outbound))?;
         let mut inner: CryptoClient<Channel> = client.inner.clone();
         let answers = inner.batch(request).await?.into_inner();
         Ok(Self { requests, answers, next: 0 })

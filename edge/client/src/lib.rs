@@ -21,7 +21,7 @@ mod error;
 mod stream;
 mod token;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use hyper_util::rt::TokioIo;
 use openkcm_edge_protocol::application::{
@@ -36,6 +36,7 @@ use tonic::{
 };
 use tower::service_fn;
 
+use self::token::Credentials;
 pub use self::{
     batch::{BatchSession, Inputs, Outputs},
     error::EdgeError,
@@ -44,6 +45,10 @@ pub use self::{
 
 /// Messages may be as large as the edge's limit for batches.
 const MAX_MESSAGE: usize = 8 << 20;
+/// How much an edge may send before it is read; HTTP/2's own 64 KiB would stop it in the middle of every batch.
+const WINDOW: u32 = 4 << 20;
+/// Longest frame that is read.
+const FRAME: u32 = 64 << 10;
 /// Largest plaintext of [`EdgeClient::encrypt`]; larger inputs go through [`EdgeClient::encrypt_stream`].
 pub const MAX_PLAINTEXT: usize = 1 << 20;
 
@@ -97,7 +102,7 @@ pub struct DataKey {
 #[derive(Clone)]
 pub struct EdgeClient {
     inner: CryptoClient<Channel>,
-    token: Token,
+    credentials: Arc<Credentials>,
 }
 
 impl EdgeClient {
@@ -110,41 +115,41 @@ impl EdgeClient {
                     let path = path.clone();
                     async move { UnixStream::connect(path).await.map(TokioIo::new) }
                 });
-                Endpoint::from_static("http://edge").connect_with_connector(connector).await
+                tuned(Endpoint::from_static("http://edge")).connect_with_connector(connector).await
             }
             Address::Tls { url, authorities, certificate, key } => {
                 let tls = ClientTlsConfig::new()
                     .ca_certificate(Certificate::from_pem(authorities))
                     .identity(Identity::from_pem(certificate, key));
                 let endpoint = Endpoint::from_shared(url).and_then(|endpoint| endpoint.tls_config(tls));
-                endpoint.map_err(EdgeError::connect)?.connect().await
+                tuned(endpoint.map_err(EdgeError::connect)?).connect().await
             }
         };
         let inner = CryptoClient::new(channel.map_err(EdgeError::connect)?)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { inner, token })
+        Ok(Self { inner, credentials: Arc::new(Credentials::new(token)) })
     }
 
     /// Encrypts up to [`MAX_PLAINTEXT`] bytes under the key's current version. The same `aad` is needed to decrypt.
     pub async fn encrypt(&self, key: &Key, plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, EdgeError> {
         let message =
             EncryptRequest { key: Some(key.to_wire()), plaintext: plaintext.to_vec(), aad: aad.to_vec() };
-        let request = self.request(message).await?;
+        let request = self.request(message)?;
         Ok(self.inner.clone().encrypt(request).await?.into_inner().ciphertext)
     }
 
     /// Decrypts what [`Self::encrypt`] gave.
     pub async fn decrypt(&self, key: &Key, ciphertext: Vec<u8>, aad: &[u8]) -> Result<Vec<u8>, EdgeError> {
         let message = DecryptRequest { key: Some(key.to_wire()), ciphertext, aad: aad.to_vec() };
-        let request = self.request(message).await?;
+        let request = self.request(message)?;
         Ok(self.inner.clone().decrypt(request).await?.into_inner().plaintext)
     }
 
     /// Gets a new data key.
     pub async fn data_key(&self, key: &Key, aad: &[u8]) -> Result<DataKey, EdgeError> {
         let message = GenerateDataKeyRequest { key: Some(key.to_wire()), aad: aad.to_vec() };
-        let request = self.request(message).await?;
+        let request = self.request(message)?;
         let answer = self.inner.clone().generate_data_key(request).await?.into_inner();
         Ok(DataKey { plaintext: answer.data_key, wrapped: answer.wrapped })
     }
@@ -152,13 +157,13 @@ impl EdgeClient {
     /// Opens a wrapped data key.
     pub async fn open_data_key(&self, key: &Key, wrapped: Vec<u8>, aad: &[u8]) -> Result<Vec<u8>, EdgeError> {
         let message = DecryptDataKeyRequest { key: Some(key.to_wire()), wrapped, aad: aad.to_vec() };
-        let request = self.request(message).await?;
+        let request = self.request(message)?;
         Ok(self.inner.clone().decrypt_data_key(request).await?.into_inner().data_key)
     }
 
     /// What this caller may know of a key.
     pub async fn describe(&self, key: &Key) -> Result<DescribeResponse, EdgeError> {
-        let request = self.request(DescribeRequest { key: Some(key.to_wire()) }).await?;
+        let request = self.request(DescribeRequest { key: Some(key.to_wire()) })?;
         Ok(self.inner.clone().describe(request).await?.into_inner())
     }
 
@@ -168,11 +173,15 @@ impl EdgeClient {
     }
 
     /// A request with the caller's token.
-    async fn request<T>(&self, message: T) -> Result<Request<T>, EdgeError> {
+    fn request<T>(&self, message: T) -> Result<Request<T>, EdgeError> {
         let mut request = Request::new(message);
-        if let Some(value) = self.token.header().await? {
+        if let Some(value) = self.credentials.header()? {
             request.metadata_mut().insert("authorization", value);
         }
         Ok(request)
     }
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW).max_frame_size(FRAME)
 }

@@ -27,7 +27,7 @@ impl EdgeClient {
     {
         let mut inner = self.inner.clone();
         let (sender, requests) = mpsc::channel(4);
-        let request = self.request(ReceiverStream::new(requests)).await?;
+        let request = self.request(ReceiverStream::new(requests))?;
         pump(sender, first(key, aad), input, inner.encrypt_stream(request), output).await
     }
 
@@ -46,7 +46,7 @@ impl EdgeClient {
     {
         let mut inner = self.inner.clone();
         let (sender, requests) = mpsc::channel(4);
-        let request = self.request(ReceiverStream::new(requests)).await?;
+        let request = self.request(ReceiverStream::new(requests))?;
         pump(sender, first(key, aad), input, inner.decrypt_stream(request), output).await
     }
 }

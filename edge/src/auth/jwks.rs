@@ -13,13 +13,18 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use url::Url;
+
+use super::overloaded;
+use crate::error::OpError;
 
 /// Keys older than this are read again before use; if that fails, the old ones serve on.
 const MAX_AGE: Duration = Duration::from_mins(5);
 /// No two reads closer than this, however many tokens name unknown keys.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+/// Most tokens that wait for the source's answer; further ones are refused at once.
+const MAX_WAITING: usize = 64;
 /// Largest key set.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -68,6 +73,7 @@ pub(super) struct Jwks {
     keys: RwLock<Arc<Keys>>,
     /// When the source was last asked, and at most one asks at a time.
     asked: Mutex<Option<Instant>>,
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
@@ -80,18 +86,25 @@ struct Keys {
 
 impl Jwks {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, keys: RwLock::default(), asked: Mutex::new(None) }
+        let waiting = Semaphore::new(MAX_WAITING);
+        Self { source, keys: RwLock::default(), asked: Mutex::new(None), waiting }
     }
 
     /// The key that signed a token with this key id and algorithm, if the issuer has it.
-    pub(super) async fn key(&self, id: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
+    pub(super) async fn key(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Option<DecodingKey>, OpError> {
         let keys = self.keys();
-        let aged = keys.read.is_none_or(|read| read.elapsed() > MAX_AGE);
-        if !aged && let Some(key) = keys.find(id, algorithm) {
-            return Some(key);
+        let (known, aged) = (keys.find(id, algorithm), keys.read.is_none_or(|read| read.elapsed() > MAX_AGE));
+        // Where somebody asks already, a key that is known serves on instead of waiting for the answer.
+        if known.is_some() && (!aged || self.asked.try_lock().is_err()) {
+            return Ok(known);
         }
+        let _waiting = self.waiting.try_acquire().map_err(|_| overloaded())?;
         self.refresh(&keys).await;
-        self.keys().find(id, algorithm)
+        Ok(self.keys().find(id, algorithm))
     }
 
     fn keys(&self) -> Arc<Keys> {
@@ -184,7 +197,7 @@ mod tests {
     }
 
     async fn has(jwks: &Jwks, id: &str) -> bool {
-        jwks.key(Some(id), Algorithm::ES256).await.is_some()
+        jwks.key(Some(id), Algorithm::ES256).await.unwrap().is_some()
     }
 
     async fn time_passes(jwks: &Jwks) {
@@ -221,8 +234,8 @@ mod tests {
         write(&path, &["one"]);
         let jwks = Jwks::new(Source::File(path));
         for other in [Algorithm::RS256, Algorithm::HS256, Algorithm::ES384, Algorithm::EdDSA] {
-            assert!(jwks.key(Some("one"), other).await.is_none(), "{other:?}");
+            assert!(jwks.key(Some("one"), other).await.unwrap().is_none(), "{other:?}");
         }
-        assert!(jwks.key(None, Algorithm::ES256).await.is_some(), "the only key needs no name");
+        assert!(jwks.key(None, Algorithm::ES256).await.unwrap().is_some(), "the only key needs no name");
     }
 }

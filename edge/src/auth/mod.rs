@@ -17,6 +17,7 @@ use std::{
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header, errors::ErrorKind};
 use kcp_client_rs::LogicalCluster;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use self::cache::TokenCache;
 pub use self::{
@@ -28,6 +29,8 @@ use crate::{
     error::{Code, OpError},
 };
 
+/// Most tokens that are being verified; further ones are refused at once. Tokens that are remembered are not held up.
+const MAX_PENDING: usize = 256;
 /// Longest token that is looked at.
 const MAX_TOKEN: usize = 16 << 10;
 /// Clocks may differ by this much.
@@ -49,6 +52,9 @@ const ALGORITHMS: [Algorithm; 9] = [
 pub struct Authenticator {
     issuers: Vec<Arc<issuers::Issuer>>,
     cache: TokenCache,
+    pending: Semaphore,
+    /// One signature is checked at a time: strangers keep one core busy at most, whatever they send.
+    signatures: Semaphore,
 }
 
 /// A verified caller and when its proof ends, in seconds since 1970.
@@ -95,7 +101,8 @@ impl Authenticator {
             .into_iter()
             .map(|config| issuers::Issuer::new(config, audience).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        Ok(Self { issuers, cache: TokenCache::default() })
+        let (pending, signatures) = (Semaphore::new(MAX_PENDING), Semaphore::new(1));
+        Ok(Self { issuers, cache: TokenCache::default(), pending, signatures })
     }
 
     /// The caller of a token that was verified before and has not ended. Never waits.
@@ -117,6 +124,7 @@ impl Authenticator {
         if token.len() > MAX_TOKEN {
             return Err(refused("the token is too long"));
         }
+        let _pending = self.pending.try_acquire().map_err(|_| overloaded())?;
         let header =
             decode_header(token).map_err(|_| refused("the token is not a JWT with a known algorithm"))?;
         if !ALGORITHMS.contains(&header.alg) {
@@ -128,7 +136,8 @@ impl Authenticator {
         let mut issuer_known = false;
         for issuer in self.issuers.iter().filter(|issuer| issuer.name == unverified.iss) {
             issuer_known = true;
-            if let Some(key) = issuer.keys.key(header.kid.as_deref(), header.alg).await {
+            if let Some(key) = issuer.keys.key(header.kid.as_deref(), header.alg).await? {
+                let _turn = self.signatures.acquire().await.map_err(|_| overloaded())?;
                 return check(issuer, header.alg, token, &key);
             }
         }
@@ -181,6 +190,10 @@ fn reason(kind: &ErrorKind) -> &'static str {
         ErrorKind::MissingRequiredClaim(_) => "the token lacks a required claim",
         _ => "the token does not verify",
     }
+}
+
+fn overloaded() -> OpError {
+    OpError::new(Code::Overloaded, "too many new tokens at once: retry a little later")
 }
 
 fn refused(reason: &str) -> OpError {

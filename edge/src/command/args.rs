@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -87,6 +88,9 @@ pub struct RunArgs {
     /// Permissions of the socket, in octal. Callers need a token in any case.
     #[arg(long, env = "OPENKCM_SOCKET_MODE", default_value = "0660", value_parser = octal)]
     pub socket_mode: u32,
+    /// Threads that serve applications; without it one for each core.
+    #[arg(long, env = "OPENKCM_THREADS")]
+    pub threads: Option<NonZeroUsize>,
     /// Address for applications over mutual TLS.
     #[arg(long, env = "OPENKCM_LISTEN", requires_all = ["tls_certificate_file", "tls_key_file", "tls_client_ca_file"])]
     pub listen: Option<SocketAddr>,
@@ -252,6 +256,18 @@ mod tests {
     fn what_the_environment_sets_is_not_taken_from_the_file() {
         let error = parse(FILE, &[], &["OPENKCM_NAME"]).unwrap_err();
         assert!(error.to_string().contains("--name"), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_file_is_read_or_refused_and_never_brings_a_flag_of_its_own(text in "[ -~\n]{0,60}|(name|data-dir|socket-mode|config): [ -~]{0,20}") {
+            for (name, _) in settings(&text).into_iter().flatten() {
+                let command = Cli::command();
+                let run = command.find_subcommand("run").unwrap();
+                assert!(run.get_arguments().any(|argument| argument.get_long() == Some(name.as_str())));
+                assert_ne!(name, "config");
+            }
+        }
     }
 
     #[test]

@@ -38,7 +38,9 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         Command::Run(args) => {
+            // For the orchestrator's stream and the operator; applications have threads of their own.
             let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
                 .enable_all()
                 .build()
                 .context("start the runtime")?;

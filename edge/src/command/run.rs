@@ -30,7 +30,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let auth = Arc::new(Authenticator::new(issuers, &args.audience)?);
 
-    let listeners = listeners(&args).await?;
+    let listeners = listeners(&args)?;
     let admin_listener = match args.http_address {
         Some(address) => {
             Some(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?)
@@ -55,13 +55,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             Some(listener) => {
                 admin::serve(listener, Arc::clone(&store), metrics, agent_status, stop.clone()).await
             }
-            None => std::future::pending().await,
+            None => {
+                stop.cancelled().await;
+                Ok(())
+            }
         }
+        .context("serve /healthz, /readyz and /metrics")
     };
-    // Service and administration end by themselves when told to stop; the agent is dropped, which ends its stream.
+    let applications =
+        async { service::serve(listeners, gate, stop.clone()).await.context("serve applications") };
+    // Both end by themselves when told to stop, each when it is done; the agent is dropped, which ends its stream.
     let result = tokio::select! {
-        ended = service::serve(listeners, gate, stop.clone()) => ended.context("serve applications"),
-        ended = administration => ended.context("serve /healthz, /readyz and /metrics"),
+        ended = async { tokio::try_join!(applications, administration) } => ended.map(|_| ()),
         gave_up = agent.run() => match gave_up {
             Err(error) => Err(error).context("stay connected to an orchestrator"),
         },
@@ -71,8 +76,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     result
 }
 
-async fn listeners(args: &RunArgs) -> anyhow::Result<Listeners> {
+fn listeners(args: &RunArgs) -> anyhow::Result<Listeners> {
     let mut listeners = Listeners::default();
+    if let Some(threads) = args.threads {
+        listeners = listeners.on_threads(threads);
+    }
     if let Some(path) = &args.socket {
         listeners = listeners.bind_unix(path, args.socket_mode)?;
     }
@@ -87,7 +95,7 @@ async fn listeners(args: &RunArgs) -> anyhow::Result<Listeners> {
             key: read(key)?,
             client_authorities: read(authorities)?,
         };
-        listeners = listeners.bind_tcp(address, tls).await?;
+        listeners = listeners.bind_tcp(address, tls)?;
     }
     if args.socket.is_none() && args.listen.is_none() {
         bail!("neither --socket nor --listen is given: there is no door for applications");

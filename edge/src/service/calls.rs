@@ -260,3 +260,33 @@ fn split(items: &Items) -> Result<Vec<&[u8]>, OpError> {
     }
     if rest.is_empty() { Ok(parts) } else { Err(wrong()) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn packed_lists_are_taken_apart_as_they_were_packed_or_refused(
+            parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..20),
+            wrong in proptest::option::of((any::<prop::sample::Index>(), any::<u32>())),
+        ) {
+            let mut lengths: Vec<u32> = parts.iter().map(|part| u32::try_from(part.len()).unwrap()).collect();
+            let packed = parts.concat();
+            if let Some((index, length)) = wrong && !lengths.is_empty() {
+                let place = index.index(lengths.len());
+                lengths[place] = length;
+            }
+            let adds_up = lengths.iter().map(|length| u64::from(*length)).sum::<u64>() == packed.len() as u64;
+            let items = Items { data: packed, lengths };
+            let result = split(&items);
+            prop_assert_eq!(result.is_ok(), adds_up);
+            if wrong.is_none() {
+                prop_assert_eq!(result.unwrap(), parts);
+            }
+        }
+    }
+}

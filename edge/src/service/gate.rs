@@ -1,4 +1,4 @@
-//! Verifies the caller before a request's body is read, and bounds how many are served at once.
+//! Verifies the caller before a request's body is read, and bounds what is under way.
 
 use std::{
     convert::Infallible,
@@ -10,23 +10,18 @@ use std::{
 
 use http::{Request, Response, header::AUTHORIZATION};
 use openkcm_edge_protocol::application::crypto_server::CryptoServer;
-use tokio::sync::Semaphore;
-use tonic::{
-    Status,
-    body::Body,
-    server::NamedService,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
+use tonic::{Status, body::Body, server::NamedService, transport::server::TlsConnectInfo};
 
-use super::Service;
+use super::{
+    Service,
+    connections::Standing,
+    limits::{Held, Limits, Metered},
+};
 use crate::{
-    auth::{Authenticator, Verified, caller_of_certificate},
+    auth::{self, Authenticator, Verified, caller_of_certificate},
     error::{Code, OpError},
     metrics::Metrics,
 };
-
-/// Most requests at once, streams included; each may hold some MiB.
-const MAX_REQUESTS: usize = 1024;
 
 /// The door of the service.
 #[derive(Clone)]
@@ -35,7 +30,7 @@ pub struct Gate {
     auth: Arc<Authenticator>,
     metrics: Arc<Metrics>,
     certificate_issuer: Arc<str>,
-    places: Arc<Semaphore>,
+    limits: Arc<Limits>,
 }
 
 impl Gate {
@@ -45,8 +40,8 @@ impl Gate {
         metrics: Arc<Metrics>,
         certificate_issuer: &str,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(MAX_REQUESTS));
-        Self { inner, auth, metrics, certificate_issuer: certificate_issuer.into(), places }
+        let limits = Arc::default();
+        Self { inner, auth, metrics, certificate_issuer: certificate_issuer.into(), limits }
     }
 
     /// The caller, if that can be said without waiting.
@@ -60,17 +55,27 @@ impl Gate {
 
     fn by_certificate(&self, request: &Request<Body>) -> Result<Verified, OpError> {
         let certificates =
-            request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
+            request.extensions().get::<TlsConnectInfo<Arc<Standing>>>().and_then(TlsConnectInfo::peer_certs);
         let leaf = certificates.as_ref().and_then(|chain| chain.first()).ok_or_else(|| {
             OpError::new(
                 Code::Unauthenticated,
                 "the request has neither a bearer token nor a client certificate",
             )
         })?;
-        let caller = caller_of_certificate(&self.certificate_issuer, leaf)?;
-        // TLS checked the certificate's times when the connection was made.
-        Ok(Verified { caller, until: u64::MAX })
+        let verified = caller_of_certificate(&self.certificate_issuer, leaf)?;
+        // TLS checked the certificate's times when the connection was made, which may be long ago.
+        if auth::now() >= verified.until {
+            return Err(OpError::new(Code::Unauthenticated, "the client certificate has expired"));
+        }
+        Ok(verified)
     }
+}
+
+/// What is known of the request's connection.
+fn standing(request: &Request<Body>) -> Option<Arc<Standing>> {
+    let extensions = request.extensions();
+    let over_tls = || extensions.get::<TlsConnectInfo<Arc<Standing>>>().map(TlsConnectInfo::get_ref);
+    extensions.get::<Arc<Standing>>().or_else(over_tls).cloned()
 }
 
 /// The token of a request, if it has one.
@@ -98,7 +103,7 @@ impl tower::Service<Request<Body>> for Gate {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let mut gate = self.clone();
-        let at_once = self.at_once(&request);
+        let (at_once, standing) = (self.at_once(&request), standing(&request));
         Box::pin(async move {
             let verified = if let Some(verified) = at_once {
                 verified
@@ -106,45 +111,24 @@ impl tower::Service<Request<Body>> for Gate {
                 let token = bearer(&request).and_then(Result::ok).unwrap_or_default().to_owned();
                 gate.auth.verify(&token).await
             };
-            let permit = Arc::clone(&gate.places).try_acquire_owned();
-            let refusal = match (verified, permit) {
-                (Ok(verified), Ok(permit)) => {
-                    request.extensions_mut().insert(verified);
-                    // The permit goes with the response's body, so that streams count until they end.
-                    let response = gate.inner.call(request).await?;
-                    return Ok(response.map(|body| Body::new(Held { body, _permit: permit })));
+            if let Some(standing) = standing {
+                match &verified {
+                    Ok(_) => standing.prove(),
+                    Err(_) => standing.refuse(),
                 }
-                (Err(error), _) => error,
-                (_, Err(_)) => OpError::new(Code::Overloaded, "this edge serves as many requests as it can"),
+            }
+            let admitted = verified.and_then(|verified| Ok((gate.limits.admit(&verified.caller)?, verified)));
+            let (place, verified) = match admitted {
+                Ok(admitted) => admitted,
+                Err(refusal) => {
+                    gate.metrics.count("authenticate", Some(&refusal), 1);
+                    return Ok(Status::from(refusal).into_http());
+                }
             };
-            gate.metrics.count("authenticate", Some(&refusal), 1);
-            Ok(Status::from(refusal).into_http())
+            request.extensions_mut().insert(verified);
+            let request = request.map(|body| Body::new(Metered::new(body, Arc::clone(&place))));
+            let response = gate.inner.call(request).await?;
+            Ok(response.map(|body| Body::new(Held::new(body, place))))
         })
-    }
-}
-
-/// A body that keeps a place taken until it ends.
-struct Held {
-    body: Body,
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Held {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = <Body as http_body::Body>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }

@@ -1,7 +1,9 @@
 //! The gRPC service for applications.
 
 mod calls;
+mod connections;
 mod gate;
+mod limits;
 mod listen;
 mod streams;
 

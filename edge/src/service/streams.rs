@@ -1,7 +1,10 @@
 //! The streaming calls.
 
+use std::time::Duration;
+
 use futures::{StreamExt, stream, stream::BoxStream};
 use openkcm_edge_protocol::application::{Key, StreamRequest, StreamResponse};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroize;
 
@@ -18,6 +21,8 @@ use crate::{
 
 /// Output is sent in pieces of about this size.
 const PIECE: usize = CHUNK * 4;
+/// A stream in which nothing comes for so long is ended: it keeps a place that others may need.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A stream on its way: what it waits for, and the bytes that are ready.
 struct Progress {
@@ -81,17 +86,27 @@ impl Service {
     }
 }
 
+/// Why a stream cannot be read, which is either our own refusal on the way or the transport's complaint.
+fn unreadable(status: &Status) -> OpError {
+    match status.code() {
+        tonic::Code::ResourceExhausted => OpError::new(Code::Overloaded, status.message()),
+        tonic::Code::OutOfRange => {
+            OpError::new(Code::TooLarge, "a message of the stream is larger than the limit")
+        }
+        _ => OpError::new(Code::Malformed, "the request stream broke off or is not readable"),
+    }
+}
+
 impl Progress {
     /// Takes messages until there is a piece to send or the stream has ended.
     async fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), OpError> {
         while out.len() < PIECE && !self.ended {
-            let message = self.inbound.message().await;
+            let message = timeout(IDLE, self.inbound.message()).await;
             if auth::now() >= self.verified.until {
                 return Err(OpError::new(Code::Unauthenticated, "the token has expired"));
             }
-            let message = message.map_err(|_| {
-                OpError::new(Code::Malformed, "the request stream broke off or is not readable")
-            })?;
+            let idle = |_| OpError::new(Code::TimedOut, "nothing came on this stream for a minute");
+            let message = message.map_err(idle)?.map_err(|status| unreadable(&status))?;
             if let Some(message) = message {
                 self.take(message, out)?;
             } else {

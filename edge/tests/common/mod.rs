@@ -17,11 +17,12 @@ use openkcm_edge::{
     auth::{Authenticator, IssuerConfig, IssuerKind},
     engine::Engine,
     metrics::Metrics,
-    service::{self, Listeners},
+    service::{self, Listeners, TlsConfig},
     store::{Client, KeyEntry, KeyName, KeyStore, KeyVersion, Material, Usable},
 };
-use openkcm_edge_client::{Address, EdgeClient, Token};
+use openkcm_edge_client::{Address, EdgeClient, EdgeError, Token};
 use openkcm_secret::SecretKey;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, process::Command, task::JoinHandle};
@@ -125,6 +126,55 @@ pub fn entry(cluster_name: &str, namespace: &str, name: &str) -> KeyEntry {
 
 pub fn client(issuer: &str, subject: &str) -> Client {
     Client { issuer: issuer.into(), subject: subject.into() }
+}
+
+/// Certificate authorities for client certificates.
+pub struct Pki {
+    pub issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+impl Pki {
+    pub fn new(name: &str) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Certificate and key, PEM.
+    pub fn leaf(&self, name: &str, san: SanType) -> (Vec<u8>, Vec<u8>) {
+        self.leaf_until(name, san, SystemTime::now() + Duration::from_secs(3600))
+    }
+
+    pub fn leaf_until(&self, name: &str, san: SanType, until: SystemTime) -> (Vec<u8>, Vec<u8>) {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names.push(san);
+        params.not_after = until.into();
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+
+    /// A TCP listener that wants certificates of these authorities, and its URL.
+    pub fn listen(&self) -> (Listeners, String) {
+        let (certificate, key) = self.leaf("edge", SanType::IpAddress("127.0.0.1".parse().unwrap()));
+        let tls = TlsConfig { certificate, key, client_authorities: self.pem.clone().into_bytes() };
+        let listeners = Listeners::default().bind_tcp("127.0.0.1:0".parse().unwrap(), tls).unwrap();
+        let url = format!("https://{}", listeners.tcp_address().unwrap());
+        (listeners, url)
+    }
+
+    /// Connects with a new certificate for this URI.
+    pub async fn connect(&self, url: &str, uri: &str, token: Token) -> Result<EdgeClient, EdgeError> {
+        let (certificate, key) = self.leaf("app", SanType::URI(uri.try_into().unwrap()));
+        let authorities = self.pem.clone().into_bytes();
+        EdgeClient::connect(Address::Tls { url: url.to_owned(), authorities, certificate, key }, token).await
+    }
 }
 
 /// A running edge.

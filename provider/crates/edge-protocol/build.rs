@@ -20,5 +20,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Messages that carry key bytes or other secrets, directly.
-const SECRET: &[&str] = &["openkcm.orchestrator.v1.JoinRequest", "openkcm.orchestrator.v1.KeyVersion"];
+/// Messages that carry key bytes, plaintexts or other secrets, directly.
+const SECRET: &[&str] = &[
+    "openkcm.orchestrator.v1.JoinRequest",
+    "openkcm.orchestrator.v1.KeyVersion",
+    "openkcm.edge.v1.EncryptRequest",
+    "openkcm.edge.v1.DecryptResponse",
+    "openkcm.edge.v1.GenerateDataKeyResponse",
+    "openkcm.edge.v1.DecryptDataKeyResponse",
+    "openkcm.edge.v1.Items",
+    "openkcm.edge.v1.StreamRequest",
+    "openkcm.edge.v1.StreamResponse",
+];
