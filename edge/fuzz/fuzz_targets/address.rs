@@ -1,13 +1,8 @@
-//! What is accepted as a name may be quoted in an error without harm.
+//! See `name` in `../targets.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use openkcm_edge::engine::address;
+#[path = "../targets.rs"]
+#[allow(dead_code)]
+mod targets;
 
-fuzz_target!(|input: (&str, &str)| {
-    let (tenant, key) = input;
-    if let Ok(address) = address(tenant, key) {
-        assert_eq!(format!("{}/{}", address.namespace, address.name), key);
-        assert!(tenant.bytes().chain(key.bytes()).all(|byte| byte.is_ascii_graphic()));
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::name(data));

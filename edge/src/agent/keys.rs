@@ -12,7 +12,8 @@ use crate::{
     store::{Client, EvictReason, Gone, KeyEntry, KeyName, KeyStore, KeyVersion, Material, Usable},
 };
 
-pub(super) struct StoreKeys<'a>(pub(super) &'a KeyStore);
+/// A store to which the session does what the orchestrator orders.
+pub struct StoreKeys<'a>(pub &'a KeyStore);
 
 impl Keys for StoreKeys<'_> {
     fn put(&self, put: wire::Put) -> Result<(), Refused> {

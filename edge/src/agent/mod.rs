@@ -25,16 +25,13 @@ use tokio::{sync::mpsc, sync::watch, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use self::{
-    identity::{Identity, Request},
-    keys::StoreKeys,
-};
+use self::identity::{Identity, Request};
 use crate::{
     clock::BootInstant,
     store::{KeyName, KeyStore},
 };
 
-pub use self::identity::IdentityError;
+pub use self::{identity::IdentityError, keys::StoreKeys};
 
 /// Shortest and longest pause between two attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
