@@ -127,9 +127,9 @@ async fn strangers_in_numbers_do_not_keep_out_who_is_known() {
     let app = edge.app().await;
     app.encrypt(&db(), b"x", b"").await.unwrap();
     // Well-formed tokens with a known key id: each costs a signature.
-    let forger = TestIssuer::new(common::KCP, "kcp-1");
+    let namesake = TestIssuer::new(common::KCP, "kcp-1");
     let forged: Vec<String> =
-        (0..20).map(|number| forger.service_account(ACME, "payments", &format!("app-{number}"))).collect();
+        (0..20).map(|number| namesake.service_account(ACME, "payments", &format!("app-{number}"))).collect();
     let floods: Vec<_> = (0..4)
         .map(|_| {
             let socket = edge.socket.clone();

@@ -128,8 +128,8 @@ async fn an_edge_without_an_orchestrator_lives_says_that_it_is_not_ready_and_end
 
     // What the kernel says of the process: no core dumps.
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", run.child.id())).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    let dumps = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(dumps.split_whitespace().filter(|word| *word == "0").count(), 2, "{dumps}");
 
     let socket = run.socket();
     let (code, log, _directory) = run.end();
