@@ -54,8 +54,13 @@ impl Kcp {
             .arg(format!("--embedded-etcd-client-port={etcd_client}"))
             .arg(format!("--embedded-etcd-peer-port={etcd_peer}"));
         let kubeconfig = options.folder.join("admin.kubeconfig");
-        // Of an earlier start, with another port in it: kcp writes it again.
-        let _ = fs::remove_file(&kubeconfig);
+        // kcp keeps hashes of the administrator's tokens, and the tokens themselves only in this file: without it, it does not start
+        // again. With another port in it, it is of no use, and kcp makes both anew.
+        let port = format!("127.0.0.1:{}", options.port);
+        if fs::read_to_string(&kubeconfig).is_ok_and(|text| !text.contains(&port)) {
+            fs::remove_file(&kubeconfig).context("removing an old kubeconfig")?;
+            fs::remove_file(options.folder.join(".admin-token-store")).context("removing old tokens")?;
+        }
         let process = Process::start(&recipe, &options.logs, options.lifetime)?;
         let mut kcp =
             Self { process: Some(process), kubeconfig, url: format!("https://127.0.0.1:{}", options.port) };
