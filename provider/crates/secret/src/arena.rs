@@ -200,7 +200,7 @@ mod tests {
             // SAFETY: the slot is mapped in the child too. Volatile: nothing that the compiler sees has changed it.
             let wiped = unsafe { slot.0.read_volatile() } == [0; KEY_LEN];
             // SAFETY: ends the child without running anything of its parent's.
-            unsafe { libc::_exit(if wiped { 0 } else { 1 }) };
+            unsafe { libc::_exit(i32::from(!wiped)) };
         }
         let mut status = -1;
         // SAFETY: the child is ours, and `status` is a place for its status.
