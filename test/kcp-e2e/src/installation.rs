@@ -44,8 +44,10 @@ pub struct Plan {
     pub edges: usize,
     /// Where `/readyz` and `/metrics` are.
     pub http_port: u16,
-    /// Where edges connect.
+    /// Where the orchestrator listens.
     pub orchestrator_port: u16,
+    /// Where edges connect, if something is in between.
+    pub edge_port: Option<u16>,
     /// The address of the console, to be registered with the portal.
     pub console_url: Option<String>,
     /// Whether the processes outlive their owner.
@@ -73,6 +75,7 @@ impl Plan {
             edges: 1,
             http_port,
             orchestrator_port,
+            edge_port: None,
             console_url: None,
             lifetime: Lifetime::Owned,
             provider_flags: Vec::new(),
@@ -89,6 +92,9 @@ impl Plan {
 
     /// Where edges find the replicas, beginning with one of them.
     fn orchestrators(&self, first: usize) -> String {
+        if let Some(port) = self.edge_port {
+            return format!("https://127.0.0.1:{port}");
+        }
         let count = self.further_replicas.len() + 1;
         let ports = self.ports().cycle().skip(first % count).take(count);
         ports.map(|(_, port)| format!("https://127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
@@ -126,7 +132,7 @@ impl Installation {
             installation.start_replica(number).await?;
         }
         for number in 1..=installation.plan.edges {
-            installation.start_edge(number).await?;
+            installation.start_edge(&format!("edge-{number}"), None).await?;
         }
         Ok(installation)
     }
@@ -139,6 +145,11 @@ impl Installation {
     /// Where the provider's metrics are.
     pub fn metrics_url(&self) -> String {
         format!("http://127.0.0.1:{}/metrics", self.plan.http_port)
+    }
+
+    /// Where edges connect to.
+    pub fn orchestrator_url(&self) -> String {
+        self.plan.orchestrators(0)
     }
 
     /// The folder with data, credentials and logs.
@@ -256,9 +267,9 @@ impl Installation {
         self.plan.operator(args)
     }
 
-    async fn start_edge(&mut self, number: usize) -> Result<()> {
+    /// One more edge, in a region or nowhere in particular; a workspace made from now on finds it.
+    pub async fn start_edge(&mut self, name: &str, region: Option<&str>) -> Result<()> {
         let plan = &self.plan;
-        let name = &format!("edge-{number}");
         let socket = plan.sockets.join(format!("{name}.sock"));
         ensure!(socket.as_os_str().len() <= 107, "{}: too long for a unix socket", socket.display());
         let mut process = match plan.kept(name) {
@@ -266,10 +277,12 @@ impl Installation {
             None => {
                 let data = plan.folder.join(name);
                 let token = plan.folder.join(format!("{name}.join-token"));
-                write_private(&token, plan.operator(&["edges", "token", name])?.trim())?;
+                let mut args = vec!["edges", "token", name];
+                args.extend(region.iter().flat_map(|region| ["--region", region]));
+                write_private(&token, plan.operator(&args)?.trim())?;
                 let recipe = Recipe::new(name, &plan.edge_binary, ["run", "--name", name])
                     // Spread over the replicas.
-                    .arg(format!("--orchestrator={}", plan.orchestrators(number)))
+                    .arg(format!("--orchestrator={}", plan.orchestrators(self.edges.len() + 1)))
                     .arg("--ca-file")
                     .arg(plan.data().join("orchestrator/authority.pem"))
                     .arg("--join-token-file")

@@ -8,6 +8,7 @@
 //! - [`kcp`], [`workspace`]: the API server and what a user does in a workspace.
 //! - [`stores`]: the key stores.
 //! - [`collector`]: where traces go.
+//! - [`link`]: a network between two processes that can be disturbed.
 //! - [`installation`]: one published export with its provider and edges; a kcp can hold several.
 //! - [`fleet`]: what `make up` puts into its demo workspace, and the teams that use it.
 //! - [`story`]: what a scenario is written in, and the report when one fails.
@@ -17,6 +18,7 @@ pub mod collector;
 pub mod fleet;
 pub mod installation;
 pub mod kcp;
+pub mod link;
 pub mod paths;
 pub mod process;
 pub mod stores;

@@ -183,6 +183,7 @@ impl Dev {
             edges: EDGES,
             http_port: ports.provider_http,
             orchestrator_port: ports.orchestrator,
+            edge_port: None,
             console_url: Some(format!("{console_url}/mfe")),
             lifetime: Lifetime::Detached,
             // A person who takes a root key away wants to see what follows.

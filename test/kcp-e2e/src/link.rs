@@ -1,0 +1,149 @@
+//! A network between two processes that can be disturbed: each direction may be slow or stand still, alone or together with
+//! the other, and connections can be cut.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+};
+
+/// A listener that carries bytes to a target and back.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    /// From who dials to the target.
+    pub up: Direction,
+    /// From the target to who dialled.
+    pub down: Direction,
+    /// Counts cuts; each ends the connections that are there.
+    cuts: watch::Sender<u32>,
+    /// Ends with the link.
+    _carriers: JoinSet<()>,
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone)]
+pub struct Direction(Arc<watch::Sender<State>>);
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    stalled: bool,
+    delay: Duration,
+}
+
+impl Direction {
+    fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(State { stalled: false, delay: Duration::ZERO })))
+    }
+
+    /// From now on nothing arrives, or what was held up and all that follows does.
+    pub fn stall(&self, stalled: bool) {
+        self.0.send_modify(|state| state.stalled = stalled);
+    }
+
+    /// From now on everything arrives so much later.
+    pub fn delay(&self, delay: Duration) {
+        self.0.send_modify(|state| state.delay = delay);
+    }
+
+    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
+        let mut state = self.0.subscribe();
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let size = from.read(&mut buffer).await?;
+            let delay = state.borrow_and_update().delay;
+            tokio::time::sleep(delay).await;
+            // An error means that the link is gone.
+            state.wait_for(|state| !state.stalled).await.map_err(io::Error::other)?;
+            if size == 0 {
+                return to.shutdown().await;
+            }
+            to.write_all(&buffer[..size]).await?;
+        }
+    }
+}
+
+impl Link {
+    /// Listens on a free port of 127.0.0.1. Needs a target before anybody dials.
+    pub async fn listen() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (up, down) = (Direction::new(), Direction::new());
+        let (target, cuts) = (Arc::new(Mutex::new(None)), watch::Sender::new(0));
+        let mut carriers = JoinSet::new();
+        carriers.spawn(serve(listener, Arc::clone(&target), up.clone(), down.clone(), cuts.subscribe()));
+        Ok(Self { address, target, up, down, cuts, _carriers: carriers })
+    }
+
+    /// Where connections go from now on.
+    pub fn to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
+    }
+
+    /// Where to dial.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where to dial, as an orchestrator's URL.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Both directions.
+    pub fn stall(&self, stalled: bool) {
+        self.up.stall(stalled);
+        self.down.stall(stalled);
+    }
+
+    /// Ends every connection; new ones are welcome.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    up: Direction,
+    down: Direction,
+    cuts: watch::Receiver<u32>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let target = *target.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Ok((near, _)), Some(target)) = (accepted, target) else { continue };
+        let (up, down, mut cuts) = (up.clone(), down.clone(), cuts.clone());
+        cuts.mark_unchanged();
+        connections.spawn(async move {
+            let Ok(far) = TcpStream::connect(target).await else { return };
+            if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
+                return;
+            }
+            let (near_read, near_write) = near.into_split();
+            let (far_read, far_write) = far.into_split();
+            // A connection that ends on one side ends on the other; how does not matter.
+            tokio::select! {
+                _ = up.carry(near_read, far_write) => {}
+                _ = down.carry(far_read, near_write) => {}
+                _ = cuts.changed() => {}
+            }
+        });
+    }
+}
