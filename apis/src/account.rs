@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{references, schema};
+use crate::{names, references, schema};
 
 /// Which master key protects everything below this Account.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,12 @@ pub struct AccountSpec {
     /// The root key that a re-key leaves behind is compromised: every service key also gets a new version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub root_compromised: bool,
+    /// Regions that keys under this Account may be in: only Crypto Edges of these regions get them. Empty: anywhere. A
+    /// change takes effect at once: edges outside lose the keys. The operator of OpenKCM says which regions there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = names::region_rule())]
+    pub edge_regions: Vec<String>,
 }
 
 /// The kinds of key store.

@@ -25,7 +25,7 @@ pub use key::{
     AccountRef, Algorithm, ClientRef, EdgeCounts, EffectiveState, KeyState, KeyVersion, ServiceEncryptionKey,
     ServiceEncryptionKeySpec, ServiceEncryptionKeyStatus, VersionState,
 };
-pub use names::{LEDGER_FINALIZER, format_version, parse_version, tenant_name};
+pub use names::{LEDGER_FINALIZER, format_version, is_region, parse_version, tenant_name};
 pub use schedule::{RotationSchedule, ScheduleError};
 pub use tenant::{Tenant, TenantPhase, TenantSpec, TenantStatus};
 

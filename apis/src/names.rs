@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use kube::core::Rule;
 use sha2::{Digest, Sha256};
 
 /// The finalizer that keeps an object until the ledger knows that it goes.
@@ -38,6 +39,25 @@ pub fn parse_version(text: &str) -> Option<u32> {
     let digits = text.strip_prefix('v')?;
     let canonical = !digits.starts_with('0') && digits.bytes().all(|c| c.is_ascii_digit());
     if canonical { digits.parse().ok() } else { None }
+}
+
+/// The form of a region's name, as the API server applies it.
+const REGION: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+/// Whether a text can be the name of a region: at most 63 lower-case letters, digits, inner `-` and `.`.
+pub fn is_region(text: &str) -> bool {
+    let outer = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_NAME
+        && bytes.first().is_some_and(|c| outer(*c))
+        && bytes.last().is_some_and(|c| outer(*c))
+        && bytes.iter().all(|c| outer(*c) || matches!(c, b'-' | b'.'))
+}
+
+pub(crate) fn region_rule() -> Rule {
+    Rule::new(format!("self.all(region, region.matches(r\"{REGION}\"))")).message(
+        "edgeRegions holds names of regions, for example eu-central-1: lower-case letters, digits, inner '-' and '.'",
+    )
 }
 
 /// The first `digits` hexadecimal digits of the SHA-256 of `bytes`; at most 64.
@@ -93,6 +113,14 @@ mod tests {
         #[test]
         fn versions_survive_a_round_trip(version in 1_u32..) {
             prop_assert_eq!(parse_version(&format_version(version)), Some(version));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_region_is_what_the_api_server_takes_for_one(text in "[-a-zA-Z0-9._]{0,5}|[a-z0-9]{60,66}|\\PC{0,3}") {
+            let pattern = regex::Regex::new(REGION).expect("a pattern");
+            prop_assert_eq!(is_region(&text), pattern.is_match(&text) && text.len() <= 63, "{}", text);
         }
     }
 

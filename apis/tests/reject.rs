@@ -68,6 +68,7 @@ fn expand(value: &Value) -> Value {
             }
             None => value.clone(),
         },
+        Value::Array(items) => items.iter().map(expand).collect(),
         other => other.clone(),
     }
 }

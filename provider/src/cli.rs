@@ -227,6 +227,10 @@ pub enum EdgesCommand {
         /// Tenants whose keys it may hold, by logical cluster: a tenant's name is not unique. Default: all.
         #[arg(long, value_delimiter = ',')]
         tenants: Vec<LogicalCluster>,
+        /// The region that the edge is in, for example eu-central-1. Keys of an Account with `spec.edgeRegions` travel only to
+        /// edges of those regions; an edge without a region gets the others only.
+        #[arg(long, value_parser = region)]
+        region: Option<String>,
     },
     /// Refuse an edge's certificate from now on.
     Revoke {
@@ -249,9 +253,21 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
     if duration.is_positive() { Ok(duration) } else { Err("expected a duration above zero".to_owned()) }
 }
 
+fn region(text: &str) -> Result<String, String> {
+    if openkcm_apis::is_region(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected up to 63 lower-case letters, digits, inner '-' and '.'".to_owned())
+    }
+}
+
 fn lease(text: &str) -> Result<SignedDuration, String> {
     let lease = duration(text)?;
-    if (1..=60).contains(&lease.as_secs()) { Ok(lease) } else { Err("expected 1s to 60s".to_owned()) }
+    if lease >= SignedDuration::from_secs(1) && lease <= SignedDuration::from_secs(60) {
+        Ok(lease)
+    } else {
+        Err("expected 1s to 60s".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -272,6 +288,10 @@ mod tests {
         for text in ["", "5", "-5s", "0s", "1 month"] {
             assert!(duration(text).is_err(), "{text}");
         }
-        assert!(lease("61s").is_err());
+        for (text, allowed) in
+            [("1s", true), ("5s", true), ("60s", true), ("999ms", false), ("60s 1ms", false)]
+        {
+            assert_eq!(lease(text).is_ok(), allowed, "{text}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use openkcm_logical::CancellationToken;
 use openkcm_telemetry::{Options, Telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
@@ -23,8 +24,16 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+/// Every edge is a file, and the customary soft limit of 1,024 is for programs that use `select`.
+fn raise_file_limit() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .context("raise the limit of open files")
+}
+
 fn start(cli: Cli) -> anyhow::Result<()> {
     openkcm_secret::harden_process()?;
+    raise_file_limit()?;
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         anyhow::bail!("another TLS provider was installed first");
     }

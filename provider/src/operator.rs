@@ -255,10 +255,10 @@ pub async fn ledger(command: LedgerCommand) -> anyhow::Result<()> {
 
 pub fn edges(command: EdgesCommand) -> anyhow::Result<()> {
     match command {
-        EdgesCommand::Token { ledger, name, ttl, tenants } => {
+        EdgesCommand::Token { ledger, name, ttl, tenants, region } => {
             let request = TokenRequest {
                 name: Some(name),
-                region: None,
+                region,
                 tenants: if tenants.is_empty() {
                     Tenants::All
                 } else {

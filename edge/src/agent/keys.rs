@@ -1,6 +1,7 @@
 //! The orchestrator's orders as the key store understands them.
 
 use openkcm_edge_protocol::{
+    mask::{Chain, MaskError, Offer},
     orchestrator as wire,
     session::{Eviction, Keys, Refused},
 };
@@ -11,6 +12,42 @@ use crate::{
     clock::BootInstant,
     store::{Client, EvictReason, Gone, KeyEntry, KeyName, KeyStore, KeyVersion, Material, Usable},
 };
+
+/// What key bytes on one stream are masked with.
+pub(super) enum Mask {
+    Offered(Offer),
+    Agreed(Chain),
+    None,
+}
+
+impl Mask {
+    /// Our half of the agreement.
+    pub(super) fn tell(&self, messages: &mut [wire::FromEdge]) {
+        for message in messages {
+            if let (Some(wire::from_edge::Message::Hello(hello)), Self::Offered(offer)) =
+                (&mut message.message, self)
+            {
+                hello.exchange = offer.public().to_vec();
+            }
+        }
+    }
+
+    /// To be called with every order, in sequence.
+    pub(super) fn lift(&mut self, order: &mut wire::Order) -> Result<(), MaskError> {
+        match &mut order.order {
+            Some(wire::order::Order::Welcome(welcome)) => {
+                let Self::Offered(offer) = std::mem::replace(self, Self::None) else { return Err(MaskError) };
+                *self = Self::Agreed(offer.agree(&welcome.exchange)?);
+                Ok(())
+            }
+            Some(wire::order::Order::Put(put)) => {
+                let Self::Agreed(chain) = self else { return Err(MaskError) };
+                put.versions.iter_mut().try_for_each(|version| chain.apply(&mut version.material))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// A store to which the session does what the orchestrator orders.
 pub struct StoreKeys<'a>(pub &'a KeyStore);

@@ -15,6 +15,7 @@ use std::{collections::HashMap, fmt::Write as _, path::PathBuf, sync::Arc, time:
 use futures::{StreamExt, stream};
 use openkcm_edge_protocol::{
     JoinToken,
+    mask::{MaskError, Offer},
     orchestrator::{
         CertificateRequest, FromEdge, JoinRequest, KeyUsage, Subscription, Usage,
         enrollment_client::EnrollmentClient, from_edge::Message, orchestrator_client::OrchestratorClient,
@@ -25,7 +26,10 @@ use tokio::{sync::mpsc, sync::watch, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use self::identity::{Identity, Request};
+use self::{
+    identity::{Identity, Request},
+    keys::Mask,
+};
 use crate::{
     clock::BootInstant,
     store::{KeyName, KeyStore},
@@ -39,8 +43,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 const USAGE_EVERY: Duration = Duration::from_secs(2);
 /// Until the orchestrator has said how long leases are.
 const ASSUMED_LEASE: Duration = Duration::from_secs(5);
-/// Many puts come in one message, each with all versions of a key.
-const MAX_MESSAGE: usize = 64 << 20;
 const OUTGOING: usize = 1024;
 
 /// How an agent is set up.
@@ -59,7 +61,7 @@ pub struct AgentConfig {
     pub authority_file: Option<PathBuf>,
     /// Tenants to ask for, by name or logical cluster; empty: all that the edge may have.
     pub tenants: Vec<String>,
-    /// Region to ask for.
+    /// The region that the edge is in, if the certificate must say so too.
     pub region: Option<String>,
 }
 
@@ -123,6 +125,8 @@ enum Trouble {
     Stuck,
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    Mask(#[from] MaskError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
@@ -278,12 +282,14 @@ impl Agent {
         identity: &mut Identity,
     ) -> Result<std::convert::Infallible, Trouble> {
         let channel = connect(url, identity.tls()?).await?;
-        let mut client = OrchestratorClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut client = OrchestratorClient::new(channel);
         let subscription = Subscription {
             tenants: self.config.tenants.clone(),
             region: self.config.region.clone().unwrap_or_default(),
         };
-        let hello = self.session.connected(self.now(), subscription, env!("CARGO_PKG_VERSION"));
+        let mut mask = Mask::Offered(Offer::new()?);
+        let mut hello = self.session.connected(self.now(), subscription, env!("CARGO_PKG_VERSION"));
+        mask.tell(&mut hello);
         let (sender, receiver) = mpsc::channel(OUTGOING);
         let outgoing = stream::iter(hello).chain(ReceiverStream::new(receiver));
         let attach = tokio::time::timeout(CONNECT, client.attach(outgoing));
@@ -306,7 +312,8 @@ impl Agent {
             tokio::select! {
                 message = orders.message() => {
                     let message = message?.ok_or(Trouble::Closed)?;
-                    for order in message.orders {
+                    for mut order in message.orders {
+                        mask.lift(&mut order)?;
                         let news = self.session.receive(self.now(), order, &StoreKeys(&self.store))?;
                         self.status.send_if_modified(|status| { status.orders += 1; false });
                         match news {

@@ -118,7 +118,8 @@ pub struct RunArgs {
     /// Tenants to hold keys of, by name or logical cluster; all: all that this edge may have.
     #[arg(long, env = "OPENKCM_TENANTS", value_delimiter = ',', default_value = "all")]
     pub tenants: Vec<String>,
-    /// Region of this edge.
+    /// The region that this edge is in, which must be the one that it joined with (`edges token --region`): a guard against
+    /// an edge in the wrong place. Default: whatever its certificate says.
     #[arg(long, env = "OPENKCM_REGION")]
     pub region: Option<String>,
     /// Log lines for people or for collectors.

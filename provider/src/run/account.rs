@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kcp_client_rs::LogicalCluster;
@@ -37,6 +38,23 @@ pub struct AccountSnapshot {
     pub unreadable: Option<Arc<str>>,
     pub record: Option<account::Record>,
     pub view: TenantView,
+}
+
+impl AccountSnapshot {
+    /// The regions that the Account lets its keys be in, sorted; empty: anywhere.
+    pub fn edge_regions(&self) -> anyhow::Result<Vec<String>> {
+        let mut regions = match (&self.object, &self.row) {
+            (Some(object), _) => object.spec.edge_regions.clone(),
+            (None, Some(row)) => {
+                serde_json::from_value::<AccountSpec>(row.spec.clone())
+                    .context("read the recorded spec of the Account")?
+                    .edge_regions
+            }
+            (None, None) => Vec::new(),
+        };
+        regions.sort_unstable();
+        Ok(regions)
+    }
 }
 
 impl Provider {

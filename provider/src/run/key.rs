@@ -96,6 +96,7 @@ impl Provider {
             workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
         let snapshot = KeySnapshot { account, object, row, versions, record };
         let unopenable = self.unopenable(cluster, &account_name, snapshot.account.row.as_ref());
+        let regions = snapshot.account.edge_regions()?;
         let plan = key::plan(&key::Input {
             now,
             settings: self.times.plan,
@@ -103,6 +104,7 @@ impl Provider {
             tenant_name: &tenant_name,
             object: snapshot.object.as_deref(),
             account: account_view,
+            regions: &regions,
             loaded: &loaded,
             unopenable: &unopenable,
             record: snapshot.record.clone(),
@@ -117,7 +119,12 @@ impl Provider {
             self.planned(id);
             return Ok(Flow::Wait(until(now, plan.next)));
         };
-        if !owned && !matches!(effect, Effect::Load { .. } | Effect::Serve { .. } | Effect::Evict(_)) {
+        if !owned
+            && !matches!(
+                effect,
+                Effect::Load { .. } | Effect::Serve { .. } | Effect::Place | Effect::Evict(_)
+            )
+        {
             return Ok(Flow::Wait(Some(Duration::from_secs(5))));
         }
         let withheld = snapshot.row.as_ref().is_some_and(|row| row.withheld.is_some());
@@ -250,6 +257,10 @@ impl Provider {
                 Ok(wait)
             }
             Effect::Serve { fingerprint } => self.serve(id, tenant_name, snapshot, fingerprint).await,
+            Effect::Place => {
+                self.orchestrator.place(id, snapshot.account.edge_regions()?);
+                Ok(Flow::Again)
+            }
             Effect::Evict(why) => {
                 self.evict(id, why);
                 self.withhold(id, row()?, why).await?;
@@ -376,7 +387,7 @@ impl Provider {
         let clients = object.spec.clients.iter();
         let state = KeyState {
             tenant_name: tenant_name.to_owned(),
-            region: None,
+            regions: snapshot.account.edge_regions()?,
             key_uuid: row.id.0,
             current: row.current_version,
             versions,

@@ -264,6 +264,8 @@ impl Provider {
             evicted: all.evicted,
             all_evicted: evicted && all.is_evicted(),
             eviction,
+            regions: self.orchestrator.regions(id),
+            leaving: all.describe_leaving(),
             active_clients: u32::try_from(all.active_clients).unwrap_or(u32::MAX),
         })
     }

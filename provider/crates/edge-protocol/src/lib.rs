@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod join_token;
+pub mod mask;
 mod redact;
 pub mod session;
 

@@ -24,6 +24,8 @@ pub const PROTOCOL: u32 = 1;
 pub const MAX_LEASE: Duration = Duration::from_mins(1);
 const HELD_PER_MESSAGE: usize = 1024;
 const OPEN_RENEWALS: usize = 32;
+/// No key has more versions than this.
+const MAX_VERSIONS: usize = 1 << 20;
 
 /// Where keys are kept at the edge. Every call has taken full effect when it returns.
 pub trait Keys {
@@ -103,6 +105,8 @@ struct Stream {
     unconfirmed: HashSet<KeyRef>,
     /// The orchestrator has nothing more to say about `unconfirmed` for now.
     synced: bool,
+    /// A key of which further versions are to come.
+    partial: Option<Put>,
     /// Lease that waits for `unconfirmed` to become empty.
     waiting: u64,
     lease_length: Duration,
@@ -115,6 +119,20 @@ struct Stream {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Stream {
+    /// One more part of a key's state, after those before it.
+    fn gather(&mut self, mut part: Put) -> Result<Put, SessionError> {
+        let same = |before: &Put| before.key == part.key && before.revision == part.revision;
+        let Some(mut whole) = self.partial.take().filter(same) else { return Ok(part) };
+        whole.versions.append(&mut part.versions);
+        whole.dead_versions.append(&mut part.dead_versions);
+        if whole.versions.len() + whole.dead_versions.len() > MAX_VERSIONS {
+            return Err(SessionError::Unknown);
+        }
+        Ok(whole)
+    }
 }
 
 impl EdgeSession {
@@ -151,6 +169,7 @@ impl EdgeSession {
             subscription: Some(subscription),
             software: software.to_owned(),
             revision: self.revision,
+            ..Hello::default()
         };
         let mut messages = vec![from_edge::Message::Hello(hello)];
         let entry = |key: &KeyRef| HeldKey { key: Some(key.clone()), fingerprint: self.held[key] };
@@ -171,6 +190,7 @@ impl EdgeSession {
             unconfirmed: unconfirmed.map(|(key, _)| key.clone()).collect(),
             listed: listed.into_iter().map(Some).collect(),
             synced: false,
+            partial: None,
             waiting: 0,
             lease_length: Duration::ZERO,
             renewals: VecDeque::new(),
@@ -204,7 +224,9 @@ impl EdgeSession {
                 stream.lease_length = Duration::from_millis(welcome.lease_ms.into()).min(MAX_LEASE);
                 news = Some(News::Welcome { urls: welcome.urls });
             }
+            order::Order::Put(put) if put.more => stream.partial = Some(stream.gather(put)?),
             order::Order::Put(put) => {
+                let put = stream.gather(put)?;
                 let key = put.key.clone().ok_or(SessionError::Unknown)?;
                 let (fingerprint, revision) = (put.fingerprint, put.revision);
                 match keys.put(put) {
@@ -218,6 +240,7 @@ impl EdgeSession {
             }
             order::Order::Evict(evict) => {
                 let key = evict.key.as_ref().ok_or(SessionError::Unknown)?;
+                stream.partial.take_if(|partial| partial.key.as_ref() == Some(key));
                 keys.evict(key, Eviction::Ordered(evict.reason()));
                 stream.unconfirmed.remove(key);
                 if evict.reason() == EvictReason::Unspecified {

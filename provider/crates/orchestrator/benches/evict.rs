@@ -35,7 +35,7 @@ fn key() -> KeyId {
 fn serve(current: u32) -> Desired {
     Desired::Serve(KeyState {
         tenant_name: "tenant-root-demo".into(),
-        region: None,
+        regions: Vec::new(),
         key_uuid: uuid::Uuid::from_u128(7),
         current,
         versions: vec![Version {

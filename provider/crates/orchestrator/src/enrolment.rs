@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use openkcm_edge_protocol::JoinToken;
+use openkcm_edge_protocol::{JoinToken, orchestrator::JoinRequest};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::{
 pub struct TokenRequest {
     /// The only name that can join with it; `None`: any.
     pub name: Option<String>,
-    /// The edge is bound to keys of this region.
+    /// The region that the edge is in.
     pub region: Option<String>,
     /// Tenants the edge may serve.
     pub tenants: Tenants,
@@ -40,7 +40,7 @@ pub struct EdgeRecord {
     pub id: Uuid,
     /// Its name.
     pub name: String,
-    /// Region it is bound to.
+    /// Region it is in.
     pub region: Option<String>,
     /// Tenants it may serve.
     pub tenants: Tenants,
@@ -123,28 +123,44 @@ pub(crate) fn revoked(files: &Files, id: Uuid) -> bool {
     files.exists(&format!("revoked/{id}"))
 }
 
-/// Spends a token. `None`: it is unknown, spent, expired, has another secret or is for another name.
-pub(crate) fn spend(
+/// Whether a token could be spent now. Costs nothing but reading a small file.
+pub(crate) fn known(
     files: &Files,
     now: SystemTime,
-    token_id: &str,
-    secret: &[u8],
-    name: &str,
-) -> Result<Option<Identity>, OrchestratorError> {
+    request: &JoinRequest,
+) -> Result<bool, OrchestratorError> {
+    Ok(look_up(files, now, request)?.is_some())
+}
+
+/// The token and its id. `None`: it is unknown, spent, expired, has another secret or is for another name.
+fn look_up(
+    files: &Files,
+    now: SystemTime,
+    request: &JoinRequest,
+) -> Result<Option<(Uuid, TokenFile)>, OrchestratorError> {
     // Only a UUID in its one canonical form becomes part of a path.
-    let Ok(id) = token_id.parse::<Uuid>() else { return Ok(None) };
+    let Ok(id) = request.token_id.parse::<Uuid>() else { return Ok(None) };
     let Some(bytes) = files.read(&format!("tokens/{id}"))? else { return Ok(None) };
     let Ok(token) = serde_json::from_slice::<TokenFile>(&bytes) else { return Ok(None) };
     // Hashes are compared, so the comparison's timing says nothing about the secret.
-    let right = token.secret_sha256 == hash(secret);
-    let expired = unix(now) >= token.expires;
-    let named = valid_name(name) && token.name.as_deref().is_none_or(|only| only == name);
-    if !right || expired || !named || !files.take(&format!("tokens/{id}"), &format!("spent/{id}"))? {
+    let right = token.secret_sha256 == hash(&request.token_secret);
+    let named = valid_name(&request.name) && token.name.as_ref().is_none_or(|only| *only == request.name);
+    Ok((right && named && unix(now) < token.expires).then_some((id, token)))
+}
+
+/// Spends a token. `None`: it cannot be, or somebody else was faster.
+pub(crate) fn spend(
+    files: &Files,
+    now: SystemTime,
+    request: &JoinRequest,
+) -> Result<Option<Identity>, OrchestratorError> {
+    let Some((id, token)) = look_up(files, now, request)? else { return Ok(None) };
+    if !files.take(&format!("tokens/{id}"), &format!("spent/{id}"))? {
         return Ok(None);
     }
     Ok(Some(Identity {
         id: Uuid::new_v4(),
-        name: name.to_owned(),
+        name: request.name.clone(),
         region: token.region,
         tenants: token.tenants,
     }))

@@ -17,6 +17,7 @@
 mod authority;
 mod clock;
 mod core;
+mod door;
 mod enrolment;
 mod error;
 mod files;

@@ -130,6 +130,16 @@ impl Orchestrator {
         self.shared.with(|core, _| core.told(key))
     }
 
+    /// The regions that a key was last [`set`](Self::set) or [`place`](Self::place)d in.
+    pub fn regions(&self, key: &KeyId) -> Vec<String> {
+        self.shared.with(|core, _| core.regions(key))
+    }
+
+    /// Keeps a key that is served to edges of these regions (sorted; empty: all edges) from now on.
+    pub fn place(&self, key: &KeyId, regions: Vec<String>) {
+        self.shared.with(|core, now| core.place(now, key, regions));
+    }
+
     /// Says what should be true of a key. Returns at once; the pushes are on their way when it does. Setting the
     /// same again changes nothing.
     pub fn set(&self, key: KeyId, desired: Desired) {

@@ -1,14 +1,22 @@
 //! TLS and gRPC around [`Core`](crate::core::Core).
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt, stream};
-use openkcm_edge_protocol::orchestrator::{
-    FromEdge, JoinRequest, JoinResponse, ToEdge,
-    enrollment_server::{Enrollment, EnrollmentServer},
-    from_edge::Message,
-    orchestrator_server::{Orchestrator, OrchestratorServer},
+use openkcm_edge_protocol::{
+    mask::{Chain, Offer},
+    orchestrator::{
+        FromEdge, JoinRequest, JoinResponse, Order, ToEdge,
+        enrollment_server::{Enrollment, EnrollmentServer},
+        from_edge::Message,
+        orchestrator_server::{Orchestrator, OrchestratorServer},
+        order,
+    },
 };
 use rustls::{
     RootCertStore, ServerConfig,
@@ -18,23 +26,27 @@ use rustls::{
     version::TLS13,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Notify,
+    net::TcpListener,
+    sync::{Notify, Semaphore, mpsc},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    transport::{Server, server::Connected},
+};
 
 use crate::{
     OrchestratorError,
     authority::{self, Authority, unix},
     core::{Identity, StreamEnd},
+    door::{self, Admitted, Guesses},
     enrolment,
     orchestrator::Shared,
 };
 
-const HANDSHAKE: Duration = Duration::from_secs(5);
-const HANDSHAKES: usize = 1024;
+/// Joins at the same time: each writes files.
+const JOINS: usize = 8;
 
 /// The orchestrator's certificate, which is replaced while it runs.
 #[derive(Debug)]
@@ -78,52 +90,58 @@ pub(crate) async fn serve(
     acceptor: TlsAcceptor,
     shared: Arc<Shared>,
 ) -> Result<(), OrchestratorError> {
-    let handshake = move |connection: std::io::Result<TcpStream>| {
-        let acceptor = acceptor.clone();
-        async move {
-            let connection = connection.ok()?;
-            connection.set_nodelay(true).ok()?;
-            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(connection));
-            match handshake.await {
-                Ok(Ok(tls)) => Some(Ok::<TlsStream<TcpStream>, std::io::Error>(tls)),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "a TLS handshake failed");
-                    None
-                }
-                Err(_) => None,
-            }
-        }
-    };
-    let incoming = TcpListenerStream::new(listener)
-        .map(handshake)
-        .buffer_unordered(HANDSHAKES)
-        .filter_map(std::future::ready);
+    let (sender, receiver) = mpsc::channel(64);
+    let incoming = ReceiverStream::new(receiver).map(Ok::<_, std::convert::Infallible>);
     let lease = shared.lease;
-    let service = Service(shared);
-    Server::builder()
+    let service =
+        Service { shared, guesses: Arc::new(Guesses::new()), joins: Arc::new(Semaphore::new(JOINS)) };
+    let serving = Server::builder()
         .http2_keepalive_interval(Some(lease / 4))
         .http2_keepalive_timeout(Some(lease / 2))
         .max_concurrent_streams(8)
         .add_service(OrchestratorServer::new(service.clone()))
         .add_service(EnrollmentServer::new(service))
-        .serve_with_incoming(incoming)
-        .await
-        .map_err(|source| OrchestratorError::Tls(Box::new(source)))
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        served = serving => served.map_err(|source| OrchestratorError::Tls(Box::new(source))),
+        () = door::admit(listener, acceptor, sender) => Ok(()),
+    }
 }
 
 #[derive(Clone)]
-struct Service(Arc<Shared>);
+struct Service {
+    shared: Arc<Shared>,
+    guesses: Arc<Guesses>,
+    joins: Arc<Semaphore>,
+}
 
 #[tonic::async_trait]
 impl Enrollment for Service {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let shared = Arc::clone(&self.shared);
+        let from = peer(&request);
+        let _turn = self.joins.acquire().await;
+        if !self.guesses.allowed(shared.clock.monotonic(), from) {
+            return Err(Status::resource_exhausted(
+                "too many wrong join tokens came from there: wait a minute",
+            ));
+        }
         let request = request.into_inner();
-        let shared = Arc::clone(&self.0);
         // Files and their syncs are not for the threads that carry streams.
         let joined = tokio::task::spawn_blocking(move || join(&shared, &request)).await;
         let joined = joined.map_err(|_| Status::internal("enrolment failed"))?;
+        if joined.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated) {
+            self.guesses.wrong(self.shared.clock.monotonic(), from);
+        }
         joined.map(Response::new)
     }
+}
+
+/// Where a call comes from.
+fn peer<T>(request: &Request<T>) -> IpAddr {
+    let info = request.extensions().get::<<Admitted as Connected>::ConnectInfo>();
+    let address = info.and_then(|info| info.get_ref().remote_addr());
+    address.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip())
 }
 
 fn join(shared: &Shared, request: &JoinRequest) -> Result<JoinResponse, Status> {
@@ -132,6 +150,14 @@ fn join(shared: &Shared, request: &JoinRequest) -> Result<JoinResponse, Status> 
         Status::internal("enrolment failed")
     };
     let now = shared.clock.wall();
+    let refused = || {
+        tracing::warn!("a join token was refused");
+        Status::unauthenticated("the join token is not valid (any more) for this name")
+    };
+    // Who has no token is not worth a signature.
+    if !enrolment::known(&shared.files, now, request).map_err(failed)? {
+        return Err(refused());
+    }
     // A request that cannot be signed must not cost the token.
     let probe = Identity {
         id: uuid::Uuid::nil(),
@@ -142,13 +168,7 @@ fn join(shared: &Shared, request: &JoinRequest) -> Result<JoinResponse, Status> 
     if shared.authority.sign_edge(now, &request.certificate_request, &probe).map_err(failed)?.is_none() {
         return Err(Status::invalid_argument("the certificate request is not a valid one"));
     }
-    let identity =
-        enrolment::spend(&shared.files, now, &request.token_id, &request.token_secret, &request.name)
-            .map_err(failed)?
-            .ok_or_else(|| {
-                tracing::warn!("a join token was refused");
-                Status::unauthenticated("the join token is not valid (any more) for this name")
-            })?;
+    let identity = enrolment::spend(&shared.files, now, request).map_err(failed)?.ok_or_else(refused)?;
     let signed = shared.authority.sign_edge(now, &request.certificate_request, &identity).map_err(failed)?;
     let (certificate, ends) = signed.ok_or_else(|| Status::internal("enrolment failed"))?;
     enrolment::record(&shared.files, now, &identity, ends).map_err(failed)?;
@@ -165,6 +185,8 @@ struct Attached {
     number: u64,
     notify: Arc<Notify>,
     inbound: Streaming<FromEdge>,
+    /// Our half of the agreement until the welcome has told it, and what masks key bytes.
+    mask: Option<(Vec<u8>, Chain)>,
 }
 
 impl Drop for Attached {
@@ -189,18 +211,19 @@ impl Orchestrator for Service {
         let (identity, certificate_ends) = leaf
             .and_then(|leaf| authority::identity(leaf))
             .ok_or_else(|| Status::unauthenticated("a client certificate of an edge is needed"))?;
-        if enrolment::revoked(&self.0.files, identity.id) {
+        if enrolment::revoked(&self.shared.files, identity.id) {
             return Err(Status::permission_denied("this edge's certificate is revoked"));
         }
-        let (number, notify) = self.0.attach(&identity);
+        let (number, notify) = self.shared.attach(&identity);
         tracing::info!(edge = %identity.name, id = %identity.id, "an edge has come");
         let attached = Attached {
-            shared: Arc::clone(&self.0),
+            shared: Arc::clone(&self.shared),
             identity,
             certificate_ends,
             number,
             notify,
             inbound: request.into_inner(),
+            mask: None,
         };
         let orders = stream::unfold(Some(attached), |attached| async move {
             let mut attached = attached?;
@@ -220,8 +243,9 @@ impl Attached {
     async fn next(&mut self) -> Result<Option<ToEdge>, Status> {
         let (id, number) = (self.identity.id, self.number);
         loop {
-            let orders = self.shared.with(|core, now| core.poll(now, id, number)).map_err(ended)?;
+            let mut orders = self.shared.with(|core, now| core.poll(now, id, number)).map_err(ended)?;
             if !orders.is_empty() {
+                orders.iter_mut().try_for_each(|order| self.mask(order))?;
                 return Ok(Some(ToEdge { orders }));
             }
             let notify = Arc::clone(&self.notify);
@@ -238,8 +262,30 @@ impl Attached {
         }
     }
 
+    /// No key bytes in the buffers that the order goes through from here on.
+    fn mask(&mut self, order: &mut Order) -> Result<(), Status> {
+        let Some((exchange, chain)) = &mut self.mask else { return Ok(()) };
+        match &mut order.order {
+            Some(order::Order::Welcome(welcome)) => welcome.exchange = std::mem::take(exchange),
+            Some(order::Order::Put(put)) => {
+                let applied =
+                    put.versions.iter_mut().try_for_each(|version| chain.apply(&mut version.material));
+                applied.map_err(|error| Status::internal(error.to_string()))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     async fn receive(&mut self, message: Message) -> Result<(), Status> {
         let (id, number) = (self.identity.id, self.number);
+        if let (Message::Hello(hello), None) = (&message, &self.mask) {
+            let offer = Offer::new().map_err(|error| Status::internal(error.to_string()))?;
+            let ours = offer.public().to_vec();
+            let chain =
+                offer.agree(&hello.exchange).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            self.mask = Some((ours, chain));
+        }
         match message {
             Message::CertificateRequest(request) => self.renew_certificate(request.certificate_request).await,
             Message::Renew(_) if unix(self.shared.clock.wall()) >= self.certificate_ends => {
@@ -284,5 +330,6 @@ fn ended(end: StreamEnd) -> Status {
         StreamEnd::Replaced => Status::aborted(end.to_string()),
         StreamEnd::Protocol => Status::unimplemented(end.to_string()),
         StreamEnd::Violation => Status::invalid_argument(end.to_string()),
+        StreamEnd::Region => Status::failed_precondition(end.to_string()),
     }
 }

@@ -43,8 +43,8 @@ pub enum Desired {
 pub struct KeyState {
     /// Name of the Tenant, for example `tenant-root-demo`.
     pub tenant_name: String,
-    /// Region label of the key's Account; edges that are bound to a region get only keys with the same one.
-    pub region: Option<String>,
+    /// Regions that the key may be in, sorted; only edges of these get it. Empty: every edge.
+    pub regions: Vec<String>,
     /// The key's identity in the ledger; part of what ciphertexts are bound to.
     pub key_uuid: Uuid,
     /// The version that encrypts. Never goes back while an edge remembers the key.
@@ -190,6 +190,18 @@ impl Distribution {
     }
 }
 
+impl Distribution {
+    /// For people, while the key is served: edges that may not have it any more and may still be able to use it.
+    pub fn describe_leaving(&self) -> Option<String> {
+        let longest = self.pending.iter().map(|edge| edge.lease_ends_in).max()?;
+        let (count, noun) = (self.pending.len(), if self.pending.len() == 1 { "edge" } else { "edges" });
+        let left = longest.as_secs_f64();
+        Some(format!(
+            "{count} {noun} outside spec.edgeRegions of the Account may use it for {left:.1} s more."
+        ))
+    }
+}
+
 /// Which tenants an edge may serve.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -218,7 +230,7 @@ pub struct EdgeInfo {
     pub id: Uuid,
     /// The name it was enrolled with.
     pub name: String,
-    /// Region it is bound to.
+    /// Region it is in.
     pub region: Option<String>,
     /// Tenants it may serve.
     pub tenants: Tenants,

@@ -34,8 +34,15 @@ pub(crate) fn evict_order(key: wire::KeyRef, reason: Option<EvictReason>) -> wir
     wire::order::Order::Evict(wire::Evict { key: Some(key), reason: reason.into() })
 }
 
-/// The copies of key bytes made here are wiped by nobody: they live in the message until it is sent.
-pub(crate) fn put_order(key: &KeyId, state: &KeyState, revision: u64) -> wire::order::Order {
+/// A key's state with these of its versions. The copies of key bytes live in the message until it is sent, and are wiped
+/// with it.
+pub(crate) fn put_order(
+    key: &KeyId,
+    state: &KeyState,
+    revision: u64,
+    versions: &[crate::Version],
+    dead_versions: &[crate::DeadVersion],
+) -> wire::Put {
     let version = |version: &crate::Version| wire::KeyVersion {
         version: version.version,
         material: version.material.expose(|bytes| bytes.to_vec()),
@@ -54,15 +61,16 @@ pub(crate) fn put_order(key: &KeyId, state: &KeyState, revision: u64) -> wire::o
         issuer: client.issuer.clone(),
         subject: client.subject.clone(),
     };
-    wire::order::Order::Put(wire::Put {
+    wire::Put {
         key: Some(key_ref(key)),
         fingerprint: state.fingerprint,
         revision,
         tenant_name: state.tenant_name.clone(),
         key_uuid: state.key_uuid.as_bytes().to_vec(),
         current: state.current,
-        versions: state.versions.iter().map(version).collect(),
-        dead_versions: state.dead_versions.iter().map(dead).collect(),
+        versions: versions.iter().map(version).collect(),
+        dead_versions: dead_versions.iter().map(dead).collect(),
         clients: state.clients.iter().map(client).collect(),
-    })
+        more: false,
+    }
 }

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use base64::Engine as _;
-use common::{Edge, Provider, any, config, eventually, key, serve, serve_as};
+use common::{Edge, Provider, any, config, eventually, key, link::Link, serve, serve_as};
 use openkcm_edge::agent::AgentError;
 use openkcm_orchestrator::{Desired, EvictReason, Tenants, TokenRequest, Told, list_edges, revoke_edge};
 
@@ -123,43 +123,95 @@ async fn a_token_is_shown_to_nobody_but_the_authority_it_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_edge_gets_the_keys_of_its_tenants_and_region_whatever_it_asks_for() {
+async fn an_edge_gets_the_keys_of_its_tenants_whatever_it_asks_for() {
     let data = tempfile::tempdir().unwrap();
-    let homes: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let homes: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
     let provider = Provider::start(data.path(), LEASE).await;
     provider.orchestrator.ready();
     let acme =
         provider.token(&TokenRequest { tenants: Tenants::Only(vec!["tenant-root-acme".into()]), ..any() });
-    let north = provider.token(&TokenRequest { region: Some("eu-north-1".into()), ..any() });
     let mut asking = config(&provider, homes[0].path(), "acme", Some(&acme));
     asking.tenants = vec!["tenant-root-demo".into(), "tenant-root-acme".into()];
-    let mut wanting = config(&provider, homes[1].path(), "north", Some(&north));
-    wanting.region = Some("eu-central-1".into());
-    let (mut acme, mut wanting) = (Edge::with(asking), Edge::with(wanting));
-    let mut all = Edge::start(&provider, homes[2].path(), "all", Some(&provider.token(&any())));
-    for edge in [&mut acme, &mut wanting, &mut all] {
+    let mut acme = Edge::with(asking);
+    let mut narrow = config(&provider, homes[1].path(), "narrow", Some(&provider.token(&any())));
+    narrow.tenants = vec!["tenant-root-demo".into()];
+    let mut narrow = Edge::with(narrow);
+    for edge in [&mut acme, &mut narrow] {
         edge.connected().await;
     }
 
-    provider.orchestrator.set(key("a"), serve_as("tenant-root-acme", Some("eu-north-1"), 1));
-    provider.orchestrator.set(key("b"), serve_as("tenant-root-demo", Some("eu-central-1"), 1));
-    eventually("all has both", || all.holds(&key("a")).is_some() && all.holds(&key("b")).is_some()).await;
+    provider.orchestrator.set(key("a"), serve_as("tenant-root-acme", &[], 1));
+    provider.orchestrator.set(key("b"), serve_as("tenant-root-demo", &[], 1));
     eventually("acme has its own", || acme.holds(&key("a")).is_some()).await;
-    eventually("all is counted", || provider.orchestrator.distribution(&key("b")).is_current()).await;
-    assert_eq!(provider.orchestrator.distribution(&key("b")).total, 1);
-    assert_eq!(provider.orchestrator.distribution(&key("a")).total, 2);
-    assert_eq!(acme.revision(&key("b")), None);
-    // It asked for a region outside its certificate: nothing is both.
-    assert_eq!((wanting.revision(&key("a")), wanting.revision(&key("b"))), (None, None));
+    eventually("the other what it asked for", || narrow.holds(&key("b")).is_some()).await;
+    for name in ["a", "b"] {
+        eventually("each is counted", || provider.orchestrator.distribution(&key(name)).is_current()).await;
+        assert_eq!(provider.orchestrator.distribution(&key(name)).total, 1);
+    }
+    assert_eq!((acme.revision(&key("b")), narrow.revision(&key("a"))), (None, None));
     // A key that moves to another tenant leaves the edge.
-    provider.orchestrator.set(
-        key("a"),
-        match serve_as("tenant-root-demo", None, 2) {
-            Desired::Serve(state) => Desired::Serve(state),
-            other => other,
-        },
-    );
+    provider.orchestrator.set(key("a"), serve_as("tenant-root-demo", &[], 2));
     eventually("acme has lost it", || acme.revision(&key("a")).is_none()).await;
+    eventually("the other has it", || narrow.holds(&key("a")).is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_only_where_its_regions_are_and_moves_at_once() {
+    let data = tempfile::tempdir().unwrap();
+    let homes: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+    let provider = Provider::start(data.path(), LEASE).await;
+    provider.orchestrator.ready();
+    let token =
+        |region: Option<&str>| provider.token(&TokenRequest { region: region.map(str::to_owned), ..any() });
+    let start =
+        |home: usize, name: &str, token: &str| Edge::start(&provider, homes[home].path(), name, Some(token));
+    let mut north = start(0, "north", &token(Some("eu-north-1")));
+    let mut south = start(1, "south", &token(Some("eu-south-1")));
+    let mut nowhere = start(2, "nowhere", &token(None));
+    for edge in [&mut north, &mut south, &mut nowhere] {
+        edge.connected().await;
+    }
+    provider.orchestrator.set(key("n"), serve_as("tenant-root-demo", &["eu-north-1"], 1));
+    provider.orchestrator.set(key("ns"), serve_as("tenant-root-demo", &["eu-north-1", "eu-south-1"], 1));
+    provider.orchestrator.set(key("any"), serve_as("tenant-root-demo", &[], 1));
+    let has = |edge: &Edge| ["n", "ns", "any"].map(|name| edge.holds(&key(name)).is_some());
+    let settled = async || {
+        for name in ["n", "ns", "any"] {
+            eventually(name, || {
+                let distribution = provider.orchestrator.distribution(&key(name));
+                distribution.is_current() && distribution.total > 0
+            })
+            .await;
+        }
+        ["n", "ns", "any"].map(|name| provider.orchestrator.distribution(&key(name)).total)
+    };
+    assert_eq!(settled().await, [1, 2, 3], "only edges that may have a key are counted");
+    assert_eq!(
+        [has(&north), has(&south), has(&nowhere)],
+        [[true, true, true], [false, true, true], [false, false, true]]
+    );
+
+    // Other regions, with nothing else in hand.
+    provider.orchestrator.place(&key("ns"), vec!["eu-south-1".into()]);
+    provider.orchestrator.place(&key("any"), vec!["eu-north-1".into()]);
+    provider.orchestrator.place(&key("n"), Vec::new());
+    assert_eq!(settled().await, [3, 1, 1]);
+    assert_eq!(
+        [has(&north), has(&south), has(&nowhere)],
+        [[true, false, true], [true, true, false], [true, false, false]]
+    );
+    // What it may not have it has never heard of.
+    assert_eq!(nowhere.revision(&key("any")), None);
+
+    // An edge that believes to be elsewhere than its certificate says is told so.
+    let mut wrong = config(&provider, homes[3].path(), "wrong", Some(&token(Some("eu-north-1"))));
+    wrong.region = Some("eu-south-1".into());
+    let mut wrong = Edge::with(wrong);
+    let told = wrong
+        .status
+        .wait_for(|status| status.trouble.as_deref().is_some_and(|trouble| trouble.contains("--region")));
+    tokio::time::timeout(common::PATIENCE, told).await.unwrap().unwrap();
+    assert_eq!(has(&wrong), [false; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,7 +251,7 @@ async fn a_copied_certificate_replaces_the_stream_and_cannot_have_another_name()
     let edges = provider.orchestrator.edges();
     assert_eq!(edges.iter().map(|edge| edge.name.as_str()).collect::<Vec<_>>(), ["edge-1"]);
     provider.orchestrator.set(key("b"), serve(1));
-    provider.orchestrator.set(key("a"), serve_as("tenant-root-acme", None, 1));
+    provider.orchestrator.set(key("a"), serve_as("tenant-root-acme", &[], 1));
     eventually("its own tenant's key", || stolen.holds(&key("a")).is_some()).await;
     assert_eq!(stolen.revision(&key("b")), None);
 }
@@ -234,6 +286,35 @@ async fn after_a_restart_the_edge_keeps_its_keys_and_is_sent_only_what_changed()
     eventually("settled", || provider.orchestrator.distribution(&key("disabled")).is_evicted()).await;
     provider.orchestrator.ready();
     eventually("gone now", || edge.revision(&key("deleted")).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_cut_nothing_is_sent_again_that_the_edge_has() {
+    const KEYS: u64 = 500;
+    let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let link = Link::listen().await.unwrap();
+    let provider = Provider::start_behind(data.path(), LEASE, &link).await;
+    let names: Vec<_> = (0..KEYS).map(|n| key(&format!("key-{n}"))).collect();
+    for name in &names {
+        provider.orchestrator.set(name.clone(), serve(1));
+    }
+    provider.orchestrator.ready();
+    let mut edge = Edge::start(&provider, home.path(), "edge-1", Some(&provider.token(&any())));
+    let all_current = || names.iter().all(|name| provider.orchestrator.distribution(name).is_current());
+    eventually("all keys are at the edge", || edge.store.stats().live == KEYS && all_current()).await;
+    let first = edge.status.borrow().orders;
+    assert!(first >= KEYS, "{first} orders for {KEYS} keys");
+
+    link.cut();
+    let cut = edge.status.wait_for(|status| status.connected_to.is_none());
+    tokio::time::timeout(common::PATIENCE, cut).await.unwrap().unwrap();
+    provider.orchestrator.set(names[7].clone(), serve(2));
+    edge.connected().await;
+    eventually("what changed is there", || edge.holds(&names[7]) == Some(2) && all_current()).await;
+    // A welcome, one confirmation of all, the end of them, the key that changed, a few leases.
+    let second = edge.status.borrow().orders - first;
+    assert!(second < 20, "{second} orders after the cut");
+    assert_eq!(edge.store.stats().live, KEYS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,7 @@ fn input<'a>(object: &'a ServiceEncryptionKey, record: &Record, handed_out: Opti
         tenant_name: "tenant-root-demo",
         object: Some(object),
         account: AccountView::Ready { version: 1, rotate_before: None, deleting: false },
+        regions: &[],
         loaded: &[1],
         unopenable: &[],
         record: Some(record.clone()),

@@ -78,6 +78,10 @@ pub struct Edges {
     pub all_evicted: bool,
     /// For people: `evicted on 98/100, 2 leases end in 3.1 s`, or `evicted on 100/100 edges in 12 ms`.
     pub eviction: String,
+    /// The regions that what is handed out may be in, sorted; empty: anywhere.
+    pub regions: Vec<String>,
+    /// For people, while an edge that may not have the key any more may still be able to use it.
+    pub leaving: Option<String>,
     /// Distinct callers in the last window.
     pub active_clients: u32,
 }
@@ -119,6 +123,8 @@ pub struct Input<'a> {
     pub object: Option<&'a ServiceEncryptionKey>,
     /// Its account.
     pub account: AccountView,
+    /// The regions that the Account lets its keys be in, sorted; empty: anywhere.
+    pub regions: &'a [String],
     /// The account keys that are unwrapped in memory.
     pub loaded: &'a [u32],
     /// Account keys whose root refuses to unwrap them: what they seal is out of reach until it does.
@@ -180,6 +186,8 @@ pub enum Effect {
         /// Of what is handed out.
         fingerprint: u64,
     },
+    /// Keep what is handed out to edges of the regions that the Account says now, at once.
+    Place,
     /// Take the key back from every edge, at once.
     Evict(Eviction),
 }
@@ -275,6 +283,9 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     // Taking back comes before everything else that could fail or wait, or that a consumer could keep undoing.
     if let Some(effect) = reason_to_evict(input, object).and_then(|reason| evict(input, reason)) {
         return Plan::act(effect);
+    }
+    if matches!(input.edges.handed_out, Some(HandedOut::Serve(_))) && input.edges.regions != input.regions {
+        return Plan::act(Effect::Place);
     }
     if !ours {
         return Plan::act(Effect::AddFinalizer);
@@ -471,8 +482,8 @@ fn live(
     let at = due.as_ref().map(|(_, _, at)| *at).filter(|at| *at > input.now);
     let scheduled = scheduled(record, schedule).filter(|_| evicted.is_none());
     let overdue = scheduled.map(|at| at + OVERDUE).filter(|at| *at > input.now);
-    let settle =
-        (evicted.is_some() && !input.edges.all_evicted).then(|| input.now + SignedDuration::from_secs(1));
+    let leaving = input.edges.leaving.is_some() || (evicted.is_some() && !input.edges.all_evicted);
+    let settle = leaving.then(|| input.now + SignedDuration::from_secs(1));
     Plan::settled(
         status(input, object, Some(record), state, scheduled),
         earliest(earliest(at, settle), overdue),
@@ -626,11 +637,12 @@ fn status(
     let edges = &input.edges;
     let served = matches!(edges.handed_out, Some(HandedOut::Serve(_)));
     if served && state == EffectiveState::Active {
+        let leaving = edges.leaving.as_ref().map_or_else(String::new, |leaving| format!(" {leaving}"));
         set.set(
             conditions::DISTRIBUTED,
             (edges.current == edges.total).into(),
             if edges.current == edges.total { reasons::OK } else { reasons::PROGRESSING },
-            &format!("{}/{} edges have the current version.", edges.current, edges.total),
+            &format!("{}/{} edges have the current version.{leaving}", edges.current, edges.total),
         );
         set.remove(conditions::EVICTED);
     } else if record.is_some() && matches!(edges.handed_out, Some(HandedOut::Evict(_))) {

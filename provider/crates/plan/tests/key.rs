@@ -33,6 +33,25 @@ fn a_key_is_held_made_and_served() {
 }
 
 #[test]
+fn other_regions_take_effect_before_anything_that_could_wait() {
+    let mut world = World::with_key("30 Days");
+    world.regions = vec!["eu-1".to_owned()];
+    world.settles("place");
+    // A new version is due as well, and the root does not answer.
+    world.loaded.clear();
+    world.loadable.clear();
+    world.regions = vec!["eu-2".to_owned()];
+    world.pass(MINUTE);
+    world.request("now");
+    world.settles("place, record, load [1]");
+    // Nothing is handed out: there is nothing to keep anywhere.
+    world.state(KeyState::Disabled);
+    world.settles("evict (disabled), record");
+    world.regions.clear();
+    world.settles("");
+}
+
+#[test]
 fn an_account_that_cannot_protect_a_key_is_named() {
     let pending = || AccountView::Pending { reason: "Verifying".to_owned(), message: "wait".to_owned() };
     let leaving = || AccountView::Ready { version: 1, rotate_before: None, deleting: true };

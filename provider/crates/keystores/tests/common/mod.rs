@@ -21,7 +21,13 @@ pub fn binding() -> Binding {
 }
 
 pub fn spec(provider_type: ProviderType, reference: &str) -> AccountSpec {
-    AccountSpec { provider_type, key_reference: reference.to_owned(), access: None, root_compromised: false }
+    AccountSpec {
+        provider_type,
+        key_reference: reference.to_owned(),
+        access: None,
+        root_compromised: false,
+        edge_regions: Vec::new(),
+    }
 }
 
 pub fn stores(yaml: &str) -> KeyStores {

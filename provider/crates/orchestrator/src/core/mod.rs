@@ -39,6 +39,11 @@ pub(crate) enum StreamEnd {
     Protocol,
     #[error("the edge does not keep to the protocol")]
     Violation,
+    #[error(
+        "the edge says it is in another region than its certificate: correct its --region, or let it join again with \
+         'openkcm-provider edges token --region'"
+    )]
+    Region,
 }
 
 /// What an edge's certificate says.
@@ -57,7 +62,7 @@ struct Slot {
     revision: u64,
     /// From the last state served: who may hear of the key when it is evicted.
     tenant_name: String,
-    region: Option<String>,
+    regions: Vec<String>,
     /// Connected edges that have not acknowledged `revision`; 0 makes a change known at once.
     outstanding: usize,
     /// When `desired` became what it is.
@@ -102,6 +107,23 @@ enum Sent {
     Confirm,
 }
 
+/// An order that waits for its acknowledgement.
+#[derive(Clone, Copy)]
+struct InFlight {
+    sequence: u64,
+    slot_id: u32,
+    sent: Sent,
+    revision: u64,
+}
+
+/// A key with so many versions that it goes in parts, between which other orders find their way.
+struct Partial {
+    slot_id: u32,
+    revision: u64,
+    /// Versions, dead ones after living ones, that have been sent.
+    done: usize,
+}
+
 #[allow(clippy::struct_excessive_bools)] // The steps of a beginning, each taken once.
 struct Stream {
     number: u64,
@@ -117,7 +139,11 @@ struct Stream {
     sync_by: Duration,
     sequence: u64,
     acked: u64,
-    in_flight: VecDeque<(u64, u32, Sent, u64)>,
+    in_flight: VecDeque<InFlight>,
+    /// Sequence number and size of each put that is not acknowledged, and the sum.
+    put_sizes: VecDeque<(u64, usize)>,
+    put_bytes: usize,
+    partial: Option<Partial>,
     evicts: VecDeque<u32>,
     confirms: VecDeque<u32>,
     puts: VecDeque<u32>,
@@ -129,8 +155,8 @@ struct Stream {
 
 struct Edge {
     identity: Identity,
-    /// What the edge asked for, within what it may have.
-    subscription: (Tenants, Option<String>),
+    /// The tenants it asked for, among those that it may have.
+    subscription: Tenants,
     stream: Option<Stream>,
     /// The last lease that was sent is surely over then.
     lease_end: Duration,
@@ -240,7 +266,9 @@ impl Core {
         };
         let Some(slot) = self.slots.get_mut(&slot_id) else { return };
         let same = match (&slot.desired, &desired) {
-            (Some(Desired::Serve(old)), Desired::Serve(new)) => old.fingerprint == new.fingerprint,
+            (Some(Desired::Serve(old)), Desired::Serve(new)) => {
+                old.fingerprint == new.fingerprint && slot.regions == new.regions
+            }
             (Some(Desired::Evicted { reason: old }), Desired::Evicted { reason: new }) => old == new,
             (Some(Desired::Gone), Desired::Gone) => true,
             _ => false,
@@ -251,14 +279,35 @@ impl Core {
         if let Desired::Serve(state) = &desired {
             self.evicting.remove(&slot_id);
             slot.tenant_name.clone_from(&state.tenant_name);
-            slot.region.clone_from(&state.region);
+            slot.regions.clone_from(&state.regions);
         }
         if !matches!(desired, Desired::Serve(_)) && !self.absent.is_empty() {
             self.evicting.insert(slot_id);
         }
+        slot.desired = Some(desired);
+        self.announce(now, slot_id);
+    }
+
+    pub(crate) fn regions(&self, key: &KeyId) -> Vec<String> {
+        let slot = self.index.get(key).and_then(|slot_id| self.slots.get(slot_id));
+        slot.map_or_else(Vec::new, |slot| slot.regions.clone())
+    }
+
+    /// Other regions for what is served: edges outside lose it, edges inside get it.
+    pub(crate) fn place(&mut self, now: Duration, key: &KeyId, regions: Vec<String>) {
+        let Some(slot_id) = self.index.get(key).copied() else { return };
+        let Some(slot) = self.slots.get_mut(&slot_id).filter(|slot| slot.regions != regions) else { return };
+        if matches!(slot.desired, Some(Desired::Serve(_))) {
+            slot.regions = regions;
+            self.announce(now, slot_id);
+        }
+    }
+
+    /// What is desired has changed: on its way to every edge that it concerns.
+    fn announce(&mut self, now: Duration, slot_id: u32) {
+        let Some(slot) = self.slots.get_mut(&slot_id) else { return };
         self.revision += 1;
         slot.revision = self.revision;
-        slot.desired = Some(desired);
         slot.outstanding = 0;
         slot.decided = now;
         slot.took = None;
@@ -296,11 +345,11 @@ impl Core {
         let id = self.next_slot;
         self.next_slot += 1;
         self.index.insert(key.clone(), id);
-        let (tenant_name, region) = (String::new(), None);
+        let (tenant_name, regions) = (String::new(), Vec::new());
         let (outstanding, decided, took) = (0, Duration::ZERO, None);
         self.slots.insert(
             id,
-            Slot { id: key, desired: None, revision: 0, tenant_name, region, outstanding, decided, took },
+            Slot { id: key, desired: None, revision: 0, tenant_name, regions, outstanding, decided, took },
         );
         id
     }
@@ -341,8 +390,10 @@ impl Core {
             if holding.acked == slot.revision {
                 return;
             }
-        } else if holding.usable == Usable::Yes {
-            holding.usable = Usable::Until(lease_end.max(now));
+        } else if holding.usable != Usable::No {
+            if holding.usable == Usable::Yes {
+                holding.usable = Usable::Until(lease_end.max(now));
+            }
             self.evicting.insert(slot_id);
         }
         let Some(stream) = edge.stream.as_mut().filter(|stream| stream.listed) else { return };
@@ -377,7 +428,7 @@ impl Core {
         for edge in self.edges.values() {
             let holding = edge.holdings.get(&slot_id);
             let until = holding.map_or(Duration::ZERO, |holding| edge.usable_until(holding));
-            let allowed = may_have(slot, &edge.identity, &edge.subscription);
+            let allowed = edge.may_have(slot);
             if !allowed && until <= now {
                 continue;
             }
@@ -419,15 +470,16 @@ impl Core {
         }
         let evicting: Vec<u32> = self.evicting.iter().copied().collect();
         for slot_id in evicting {
-            let ends = |edge: &Edge| {
-                edge.holdings.get(&slot_id).map_or(Duration::ZERO, |held| edge.usable_until(held))
-            };
-            let serve =
-                self.slots.get(&slot_id).is_none_or(|slot| matches!(slot.desired, Some(Desired::Serve(_))));
-            let pending = self.edges.values().any(|edge| ends(edge) > now);
-            if serve {
+            let Some(slot) = self.slots.get(&slot_id) else {
                 self.evicting.remove(&slot_id);
-            } else if !pending && self.absent.is_empty() {
+                continue;
+            };
+            let serve = matches!(slot.desired, Some(Desired::Serve(_)));
+            let pending = self.edges.values().any(|edge| {
+                let ends = edge.holdings.get(&slot_id).map_or(Duration::ZERO, |held| edge.usable_until(held));
+                ends > now && !(serve && edge.may_have(slot))
+            });
+            if !pending && (serve || self.absent.is_empty()) {
                 self.evicting.remove(&slot_id);
                 self.changed.insert(slot_id);
             }
@@ -493,21 +545,16 @@ impl Edge {
 }
 
 /// What the certificate grants, narrowed by what the edge asked for.
-fn may_have(slot: &Slot, identity: &Identity, subscription: &(Tenants, Option<String>)) -> bool {
-    let region = |wanted: &Option<String>| wanted.is_none() || *wanted == slot.region;
+fn may_have(slot: &Slot, identity: &Identity, subscription: &Tenants) -> bool {
     let tenant = |tenants: &Tenants| tenants.contains(&slot.tenant_name, &slot.id.cluster);
-    tenant(&identity.tenants)
-        && region(&identity.region)
-        && tenant(&subscription.0)
-        && region(&subscription.1)
+    // An edge that is nowhere in particular gets what may be anywhere.
+    let region =
+        slot.regions.is_empty() || identity.region.as_ref().is_some_and(|here| slot.regions.contains(here));
+    tenant(&identity.tenants) && tenant(subscription) && region
 }
 
 /// What the edge is told of an evicted key; `None`: nothing, it forgets the name.
-fn evict_reason(
-    slot: &Slot,
-    identity: &Identity,
-    subscription: &(Tenants, Option<String>),
-) -> Option<EvictReason> {
+fn evict_reason(slot: &Slot, identity: &Identity, subscription: &Tenants) -> Option<EvictReason> {
     match &slot.desired {
         Some(Desired::Evicted { reason }) if may_have(slot, identity, subscription) => Some(*reason),
         _ => None,

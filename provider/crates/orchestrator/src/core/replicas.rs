@@ -282,11 +282,11 @@ impl World {
         }
         if wanted == Truth::Serve && !fact.withheld {
             self.ledger.rows.entry((replica.incarnation, index)).or_default().usable = true;
-            replica.core.set(self.now, fact.id.clone(), desired(Truth::Serve, fact.current));
+            replica.core.set(self.now, fact.id.clone(), desired(Truth::Serve, fact.current, &[]));
             replica.told[index] = Some(fact.current);
             return;
         }
-        replica.core.set(self.now, fact.id.clone(), desired(Truth::Evicted, 0));
+        replica.core.set(self.now, fact.id.clone(), desired(Truth::Evicted, 0, &[]));
         replica.told[index] = Some(0);
         if wanted != Truth::Serve && owner {
             fact.withheld = true;

@@ -8,15 +8,24 @@ use std::{
 use openkcm_edge_protocol::{orchestrator as wire, session::PROTOCOL};
 use uuid::Uuid;
 
-use super::{Core, Edge, Holding, Identity, MARGIN, Sent, Stream, StreamEnd, Usable, evict_reason, may_have};
+use super::{
+    Core, Edge, Holding, Identity, InFlight, MARGIN, Partial, Sent, Slot, Stream, StreamEnd, Usable,
+    evict_reason, may_have,
+};
 use crate::{
-    Desired, Tenants,
+    Desired, KeyState, Tenants,
     wire::{evict_order, key_id, key_ref, put_order},
 };
 
 /// Orders that may be unacknowledged before puts, and before anything, waits.
 const PUT_WINDOW: usize = 64;
 const WINDOW: usize = 4096;
+/// Bytes of puts that may be unacknowledged before others wait, so that a lease never has to wait long behind keys on a
+/// slow link; and of one message.
+const PUT_BYTES: usize = 256 << 10;
+const PART_BYTES: usize = 64 << 10;
+/// Versions of a key in one message: what [`PART_BYTES`] hold. Few in tests, so that they meet keys in parts.
+pub(super) const PART_VERSIONS: usize = if cfg!(test) { 2 } else { 1024 };
 /// Orders per message, and entries of `Held` per confirmation.
 const BATCH: usize = 32;
 const CONFIRM_BATCH: usize = 8192;
@@ -44,6 +53,9 @@ impl Core {
             sequence: 0,
             acked: 0,
             in_flight: VecDeque::new(),
+            put_sizes: VecDeque::new(),
+            put_bytes: 0,
+            partial: None,
             evicts: VecDeque::new(),
             confirms: VecDeque::new(),
             puts: VecDeque::new(),
@@ -58,7 +70,7 @@ impl Core {
         let lease_end = earlier.max(now + self.lease + MARGIN);
         let edge = self.edges.entry(id).or_insert_with(|| Edge {
             identity: identity.clone(),
-            subscription: (Tenants::All, None),
+            subscription: Tenants::All,
             stream: None,
             lease_end,
             seen: now,
@@ -109,12 +121,14 @@ impl Core {
                 if stream.greeted || hello.protocol != PROTOCOL {
                     return Err(if stream.greeted { StreamEnd::Violation } else { StreamEnd::Protocol });
                 }
-                stream.greeted = true;
                 stream.floor = hello.revision;
                 let asked = hello.subscription.unwrap_or_default();
-                let tenants =
+                if !asked.region.is_empty() && edge.identity.region.as_ref() != Some(&asked.region) {
+                    return Err(StreamEnd::Region);
+                }
+                stream.greeted = true;
+                edge.subscription =
                     if asked.tenants.is_empty() { Tenants::All } else { Tenants::Only(asked.tenants) };
-                edge.subscription = (tenants, Some(asked.region).filter(|region| !region.is_empty()));
                 Ok(())
             }
             _ if !stream.greeted => Err(StreamEnd::Violation),
@@ -219,7 +233,10 @@ impl Core {
             ack.missing.iter().filter_map(|index| stream.held.get(*index as usize).copied()).collect();
         let mut again = Vec::new();
         let mut gone = Vec::new();
-        while let Some((sequence, slot_id, sent, revision)) = stream.in_flight.front().copied() {
+        while let Some((_, size)) = stream.put_sizes.pop_front_if(|(sequence, _)| *sequence <= ack.through) {
+            stream.put_bytes -= size;
+        }
+        while let Some(InFlight { sequence, slot_id, sent, revision }) = stream.in_flight.front().copied() {
             if sequence > ack.through {
                 break;
             }
@@ -326,6 +343,7 @@ impl Core {
                 incarnation: self.incarnation.clone(),
                 lease_ms: self.lease.as_millis() as u32,
                 urls: self.urls.clone(),
+                exchange: Vec::new(),
             };
             stream.order(&mut orders, wire::order::Order::Welcome(welcome));
         }
@@ -347,7 +365,8 @@ impl Core {
             holding.held = None;
             let reason = evict_reason(slot, &edge.identity, &edge.subscription);
             let sequence = stream.order(&mut orders, evict_order(key_ref(&slot.id), reason));
-            stream.in_flight.push_back((sequence, slot_id, Sent::Evict, slot.revision));
+            let revision = slot.revision;
+            stream.in_flight.push_back(InFlight { sequence, slot_id, sent: Sent::Evict, revision });
         }
         if !stream.evicts.is_empty() {
             return Ok(orders);
@@ -388,24 +407,43 @@ impl Core {
             if !indices.is_empty() {
                 let order = wire::order::Order::Confirm(wire::Confirm { held: indices });
                 let sequence = stream.order(&mut orders, order);
-                let sent = confirmed
-                    .into_iter()
-                    .map(|(slot_id, revision)| (sequence, slot_id, Sent::Confirm, revision));
-                stream.in_flight.extend(sent);
+                let sent = Sent::Confirm;
+                stream.in_flight.extend(confirmed.into_iter().map(|(slot_id, revision)| InFlight {
+                    sequence,
+                    slot_id,
+                    sent,
+                    revision,
+                }));
             }
         }
         if !stream.synced && stream.confirms.is_empty() && (self.ready || now >= stream.sync_by) {
             stream.synced = true;
             stream.order(&mut orders, wire::order::Order::Synced(wire::Synced {}));
         }
-        while stream.unacknowledged() < PUT_WINDOW && orders.len() < BATCH {
-            let Some(slot_id) = stream.puts.pop_front() else { break };
+        let mut size = 0;
+        while stream.unacknowledged() < PUT_WINDOW
+            && stream.put_bytes < PUT_BYTES
+            && orders.len() < BATCH
+            && size < PART_BYTES
+        {
+            let going_on = stream.partial.take().filter(|partial| {
+                self.slots.get(&partial.slot_id).is_some_and(|slot| slot.revision == partial.revision)
+            });
+            let (slot_id, done) = match going_on {
+                Some(partial) => (partial.slot_id, partial.done),
+                None => match stream.puts.pop_front() {
+                    Some(slot_id) => (slot_id, 0),
+                    None => break,
+                },
+            };
             let (Some(slot), Some(holding)) = (self.slots.get(&slot_id), edge.holdings.get_mut(&slot_id))
             else {
                 continue;
             };
             let Some(Desired::Serve(state)) = &slot.desired else { continue };
-            if holding.queued != Some(Sent::Put) || !may_have(slot, &edge.identity, &edge.subscription) {
+            if done == 0 && holding.queued != Some(Sent::Put)
+                || !may_have(slot, &edge.identity, &edge.subscription)
+            {
                 continue;
             }
             holding.queued = None;
@@ -413,12 +451,32 @@ impl Core {
             holding.held = None;
             holding.usable = Usable::Yes;
             // Revisions go on from what the edge has taken elsewhere, so it takes this one.
-            let revision = stream.floor.saturating_add(slot.revision);
-            let sequence = stream.order(&mut orders, put_order(&slot.id, state, revision));
-            stream.in_flight.push_back((sequence, slot_id, Sent::Put, slot.revision));
+            let (put, next) = put_part(slot, state, done, stream.floor.saturating_add(slot.revision));
+            let put = wire::order::Order::Put(put);
+            let (bytes, revision) = (put.encoded_len(), slot.revision);
+            let sequence = stream.order(&mut orders, put);
+            size += bytes;
+            stream.put_bytes += bytes;
+            stream.put_sizes.push_back((sequence, bytes));
+            match next {
+                Some(done) => stream.partial = Some(Partial { slot_id, revision, done }),
+                None => stream.in_flight.push_back(InFlight { sequence, slot_id, sent: Sent::Put, revision }),
+            }
         }
         Ok(orders)
     }
+}
+
+/// What fits into one message of a key's state, from a version on, and where the next part begins.
+fn put_part(slot: &Slot, state: &KeyState, done: usize, revision: u64) -> (wire::Put, Option<usize>) {
+    let living = state.versions.len();
+    let total = living + state.dead_versions.len();
+    let next = total.min(done + PART_VERSIONS);
+    let versions = &state.versions[done.min(living)..next.min(living)];
+    let dead = &state.dead_versions[done.max(living) - living..next.max(living) - living];
+    let put = put_order(&slot.id, state, revision, versions, dead);
+    let more = next < total;
+    (wire::Put { more, ..put }, more.then_some(next))
 }
 
 impl Stream {

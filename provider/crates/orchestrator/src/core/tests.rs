@@ -32,7 +32,7 @@ fn key(name: &str) -> KeyId {
 fn serve(tenant: &str, fingerprint: u64) -> Desired {
     Desired::Serve(KeyState {
         tenant_name: tenant.into(),
-        region: None,
+        regions: Vec::new(),
         key_uuid: Uuid::nil(),
         current: 1,
         versions: vec![Version {
@@ -50,7 +50,7 @@ fn serve(tenant: &str, fingerprint: u64) -> Desired {
 fn attach(core: &mut Core, held: &[&KeyId]) -> u64 {
     let tenants = Tenants::Only(vec!["mine".into()]);
     let number = core.attach(NOW, Identity { id: EDGE, name: "edge".into(), region: None, tenants });
-    let hello = wire::Hello { protocol: 1, subscription: None, software: String::new(), revision: 0 };
+    let hello = wire::Hello { protocol: 1, subscription: None, ..wire::Hello::default() };
     core.receive(NOW, EDGE, number, Message::Hello(hello)).unwrap();
     let keys = held.iter().map(|key| wire::HeldKey { key: Some(key_ref(key)), fingerprint: 9 }).collect();
     core.receive(NOW, EDGE, number, Message::Held(wire::Held { keys, last: true })).unwrap();
@@ -78,7 +78,7 @@ fn another_protocol_version_is_refused() {
         let mut core = core();
         let identity = Identity { id: EDGE, name: "edge".into(), region: None, tenants: Tenants::All };
         let number = core.attach(NOW, identity);
-        let hello = wire::Hello { protocol, subscription: None, software: String::new(), revision: 0 };
+        let hello = wire::Hello { protocol, subscription: None, ..wire::Hello::default() };
         assert_eq!(core.receive(NOW, EDGE, number, Message::Hello(hello)), Err(StreamEnd::Protocol));
     }
 }
@@ -91,7 +91,7 @@ fn a_stream_begins_with_hello_and_has_one() {
     let early = core.receive(NOW, EDGE, number, Message::Renew(wire::Renew { number: 1 }));
     assert_eq!(early, Err(StreamEnd::Violation));
     let number = attach(&mut core, &[]);
-    let hello = wire::Hello { protocol: 1, subscription: None, software: String::new(), revision: 0 };
+    let hello = wire::Hello { protocol: 1, subscription: None, ..wire::Hello::default() };
     assert_eq!(core.receive(NOW, EDGE, number, Message::Hello(hello)), Err(StreamEnd::Violation));
     let ack = wire::Ack { through: 99, refused: Vec::new(), missing: Vec::new() };
     assert_eq!(core.receive(NOW, EDGE, number, Message::Ack(ack)), Err(StreamEnd::Violation));
@@ -211,4 +211,132 @@ fn a_cut_off_edge_is_pending_until_its_lease_has_surely_ended() {
     core.take_changed();
     core.tick(NOW + Duration::from_millis(5100));
     assert_eq!(core.take_changed(), Some(key("k")));
+}
+
+#[test]
+fn people_read_how_many_edges_are_left_and_for_how_long() {
+    let mut core = core();
+    core.ready(NOW);
+    core.set(NOW, key("k"), serve("mine", 1));
+    let ids: Vec<Uuid> = (1..=100).map(Uuid::from_u128).collect();
+    let identity =
+        |id: &Uuid| Identity { id: *id, name: id.to_string(), region: None, tenants: Tenants::All };
+    let streams: Vec<u64> = ids.iter().map(|id| core.attach(NOW, identity(id))).collect();
+    let mut sent = Vec::new();
+    for (id, stream) in ids.iter().zip(&streams) {
+        let hello = wire::Hello { protocol: 1, subscription: None, ..wire::Hello::default() };
+        core.receive(NOW, *id, *stream, Message::Hello(hello)).unwrap();
+        let held = wire::Held { keys: Vec::new(), last: true };
+        core.receive(NOW, *id, *stream, Message::Held(held)).unwrap();
+        core.receive(NOW, *id, *stream, Message::Renew(wire::Renew { number: 1 })).unwrap();
+        while !core.poll(NOW, *id, *stream).unwrap().is_empty() {}
+    }
+    core.set(NOW, key("k"), Desired::Evicted { reason: EvictReason::Disabled });
+    for (id, stream) in ids.iter().zip(&streams) {
+        sent.extend(core.poll(NOW, *id, *stream).unwrap().last().map(|order| (*id, *stream, order.sequence)));
+    }
+    assert_eq!(
+        core.distribution(NOW, &key("k")).describe_eviction(),
+        "evicted on 0/100, 100 leases end in 5.1 s"
+    );
+    for (id, stream, through) in &sent[2..] {
+        let ack = wire::Ack { through: *through, refused: Vec::new(), missing: Vec::new() };
+        core.receive(NOW, *id, *stream, Message::Ack(ack)).unwrap();
+    }
+    let distribution = core.distribution(NOW + Duration::from_secs(2), &key("k"));
+    assert_eq!(distribution.describe_eviction(), "evicted on 98/100, 2 leases end in 3.1 s");
+    assert!(!distribution.is_evicted());
+    // The last two never answer: their leases end.
+    let end = NOW + Duration::from_millis(5100);
+    core.tick(end);
+    assert_eq!(core.distribution(end, &key("k")).describe_eviction(), "evicted on 100/100");
+    assert!(core.distribution(end, &key("k")).is_evicted());
+}
+
+#[test]
+fn a_key_of_many_versions_comes_in_parts_that_others_can_pass() {
+    use openkcm_edge_protocol::session::{EdgeSession, Eviction, Keys, Refused};
+
+    struct Whole(std::cell::RefCell<Vec<(String, usize)>>);
+    impl Keys for Whole {
+        fn put(&self, put: wire::Put) -> Result<(), Refused> {
+            self.0.borrow_mut().push((put.key.unwrap().name, put.versions.len() + put.dead_versions.len()));
+            Ok(())
+        }
+        fn evict(&self, key: &wire::KeyRef, _: Eviction) {
+            self.0.borrow_mut().push((format!("evict {}", key.name), 0));
+        }
+        fn lease(&self, _: u64) {}
+    }
+
+    let many = |fingerprint| match serve("mine", fingerprint) {
+        Desired::Serve(mut state) => {
+            let version = |version| Version {
+                version,
+                material: SecretKey::random().unwrap(),
+                usable: Usable::Encrypt,
+            };
+            state.versions = (3..=300).map(version).collect();
+            let dead =
+                |version| crate::DeadVersion { version, reason: crate::DeadReason::Destroyed, since: 0 };
+            state.dead_versions = (1..=2).map(dead).collect();
+            Desired::Serve(state)
+        }
+        other => other,
+    };
+    let mut core = core();
+    core.ready(NOW);
+    let number = attach(&mut core, &[]);
+    let (mut session, store) = (EdgeSession::default(), Whole(Vec::new().into()));
+    session.connected(1, wire::Subscription::default(), "");
+    core.set(NOW, key("many"), many(1));
+    core.set(NOW, key("small"), serve("mine", 1));
+    let (mut most, mut rounds, mut passed) = (0, 0, false);
+    loop {
+        let orders = core.poll(NOW, EDGE, number).unwrap();
+        for order in orders {
+            if let Some(Order::Put(put)) = &order.order {
+                most = most.max(put.versions.len() + put.dead_versions.len());
+            }
+            passed |= matches!(order.order, Some(Order::Lease(_))) && store.0.borrow().is_empty();
+            session.receive(1, order, &store).unwrap();
+        }
+        let said = session.poll(1, &store);
+        if said.is_empty() {
+            break;
+        }
+        for message in said {
+            core.receive(NOW, EDGE, number, message.message.unwrap()).unwrap();
+        }
+        rounds += 1;
+        if rounds == 2 {
+            renew(&mut core, number, 2);
+        }
+    }
+    assert_eq!(*store.0.borrow(), [("many".to_owned(), 300), ("small".to_owned(), 1)]);
+    assert!(most <= super::stream::PART_VERSIONS, "{most} versions in one message");
+    assert!(rounds > 2 && passed, "a lease waits for all of a large key");
+    assert!(core.distribution(NOW, &key("many")).current == 1);
+
+    // Taken back in the middle of its parts: never whole, and gone.
+    core.set(NOW, key("many"), many(2));
+    for order in core.poll(NOW, EDGE, number).unwrap() {
+        session.receive(1, order, &store).unwrap();
+    }
+    core.set(NOW, key("many"), Desired::Evicted { reason: EvictReason::Disabled });
+    store.0.borrow_mut().clear();
+    loop {
+        for message in session.poll(1, &store) {
+            core.receive(NOW, EDGE, number, message.message.unwrap()).unwrap();
+        }
+        let orders = core.poll(NOW, EDGE, number).unwrap();
+        if orders.is_empty() {
+            break;
+        }
+        for order in orders {
+            session.receive(1, order, &store).unwrap();
+        }
+    }
+    assert_eq!(*store.0.borrow(), [("evict many".to_owned(), 0)]);
+    assert!(core.distribution(NOW, &key("many")).is_evicted());
 }

@@ -12,14 +12,17 @@ use openkcm_edge::{
     store::{KeyName, KeyStore},
 };
 use openkcm_orchestrator::{
-    Config, Desired, KeyId, KeyState, Orchestrator, SystemClock, Tenants, TokenRequest, Usable, Version,
-    create_join_token,
+    Clock, Config, Desired, KeyId, KeyState, Orchestrator, SystemClock, Tenants, TokenRequest, Usable,
+    Version, create_join_token,
 };
 use openkcm_secret::SecretKey;
 use tokio::{sync::watch, task::JoinHandle};
 
 /// Whatever is awaited here happens within milliseconds, or the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+#[path = "../../../../../test/kcp-e2e/src/link.rs"]
+pub mod link;
 
 pub struct Provider {
     pub orchestrator: Orchestrator,
@@ -34,15 +37,33 @@ impl Provider {
     }
 
     pub async fn start_at(data_dir: &Path, lease: Duration, address: &str) -> Self {
+        Self::start_with(data_dir, lease, address, Vec::new(), Arc::new(SystemClock)).await
+    }
+
+    /// Reached by edges through a link only.
+    pub async fn start_behind(data_dir: &Path, lease: Duration, link: &link::Link) -> Self {
+        let clock = Arc::new(SystemClock);
+        let provider = Self::start_with(data_dir, lease, "127.0.0.1:0", vec![link.url()], clock).await;
+        link.to(provider.orchestrator.address());
+        provider
+    }
+
+    pub async fn start_with(
+        data_dir: &Path,
+        lease: Duration,
+        address: &str,
+        urls: Vec<String>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let config = Config {
             address: address.parse().unwrap(),
-            urls: Vec::new(),
+            urls: urls.clone(),
             data_dir: data_dir.to_owned(),
             lease,
             replicated: false,
         };
-        let (orchestrator, driver) = Orchestrator::start(config, Arc::new(SystemClock)).await.unwrap();
-        let url = format!("https://{}", orchestrator.address());
+        let (orchestrator, driver) = Orchestrator::start(config, clock).await.unwrap();
+        let url = urls.into_iter().next().unwrap_or_else(|| format!("https://{}", orchestrator.address()));
         let driver = tokio::spawn(async move { driver.await.unwrap() });
         Self { orchestrator, url, data_dir: data_dir.to_owned(), driver }
     }
@@ -139,10 +160,10 @@ pub fn key(name: &str) -> KeyId {
 }
 
 pub fn serve(current: u32) -> Desired {
-    serve_as("tenant-root-demo", None, current)
+    serve_as("tenant-root-demo", &[], current)
 }
 
-pub fn serve_as(tenant: &str, region: Option<&str>, current: u32) -> Desired {
+pub fn serve_as(tenant: &str, regions: &[&str], current: u32) -> Desired {
     let version = |version| Version {
         version,
         material: SecretKey::from_bytes(&mut [version as u8; 32]).unwrap(),
@@ -150,7 +171,7 @@ pub fn serve_as(tenant: &str, region: Option<&str>, current: u32) -> Desired {
     };
     Desired::Serve(KeyState {
         tenant_name: tenant.into(),
-        region: region.map(str::to_owned),
+        regions: regions.iter().map(ToString::to_string).collect(),
         key_uuid: uuid::Uuid::from_u128(7),
         current,
         versions: (1..=current).map(version).collect(),
@@ -158,6 +179,14 @@ pub fn serve_as(tenant: &str, region: Option<&str>, current: u32) -> Desired {
         clients: Vec::new(),
         fingerprint: u64::from(current),
     })
+}
+
+/// A key of one version with these bytes.
+pub fn serve_with(version: u32, mut material: [u8; 32]) -> Desired {
+    let Desired::Serve(mut state) = serve(version) else { unreachable!() };
+    let material = SecretKey::from_bytes(&mut material).unwrap();
+    state.versions = vec![Version { version, material, usable: Usable::Encrypt }];
+    Desired::Serve(state)
 }
 
 pub async fn eventually(what: &str, mut fact: impl FnMut() -> bool) {

@@ -28,6 +28,9 @@ pub struct World {
     /// Account keys whose root answers.
     pub loadable: BTreeSet<u32>,
     pub loaded: Vec<u32>,
+    /// What the Account says, and what the orchestrator was told.
+    pub regions: Vec<String>,
+    placed: Vec<String>,
     pub object: Option<ServiceEncryptionKey>,
     pub record: Option<Record>,
     /// The operator accepts that the ledger is older, up to here.
@@ -80,6 +83,7 @@ pub fn say(effect: &Effect) -> String {
         Effect::Recover => "recover".to_owned(),
         Effect::Load { versions } => format!("load {versions:?}"),
         Effect::Serve { .. } => "serve".to_owned(),
+        Effect::Place => "place".to_owned(),
         Effect::Evict(Eviction::Disabled) => "evict (disabled)".to_owned(),
         Effect::Evict(Eviction::RootLost) => "evict (root lost)".to_owned(),
         Effect::Evict(Eviction::TenantSuspended) => "evict (suspended)".to_owned(),
@@ -97,6 +101,8 @@ impl World {
             account: ready(1),
             loadable: BTreeSet::from([1]),
             loaded: Vec::new(),
+            regions: Vec::new(),
+            placed: Vec::new(),
             object: None,
             record: None,
             accepted: 0,
@@ -199,6 +205,7 @@ impl World {
             tenant_name: "tenant-root-demo",
             object: self.object.as_ref(),
             account: self.account.clone(),
+            regions: &self.regions,
             loaded: &self.loaded,
             unopenable: &[],
             record: self.record.clone(),
@@ -209,6 +216,8 @@ impl World {
                 evicted: if self.all_evicted() { 2 } else { 1 },
                 all_evicted: self.all_evicted(),
                 eviction: self.eviction.to_owned(),
+                regions: if self.is_served() { self.placed.clone() } else { Vec::new() },
+                leaving: None,
                 active_clients: 3,
             },
             refused: self.refused.clone(),
@@ -313,6 +322,11 @@ impl World {
                 assert!(sealed.into_iter().all(|version| self.loaded.contains(&version)));
                 assert_ne!(self.handed_out, Some(HandedOut::Serve(fingerprint)));
                 self.handed_out = Some(HandedOut::Serve(fingerprint));
+                self.placed.clone_from(&self.regions);
+            }
+            Effect::Place => {
+                assert!(self.is_served());
+                self.placed.clone_from(&self.regions);
             }
             Effect::Evict(reason) => {
                 if !matches!(self.handed_out, Some(HandedOut::Evict(_))) {
