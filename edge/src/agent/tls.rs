@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -56,11 +55,8 @@ impl tower::Service<Uri> for Connector {
 /// own: it is told `http`.
 pub(super) fn endpoint(url: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{}", url.strip_prefix("https://")?)).ok()?;
-    let endpoint = endpoint
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .initial_connection_window_size(1 << 20)
-        .initial_stream_window_size(1 << 20);
+    // No keep-alive: requests for leases go unanswered when nobody is there.
+    let endpoint = endpoint.initial_connection_window_size(1 << 20).initial_stream_window_size(1 << 20);
     Some(endpoint)
 }
 

@@ -96,8 +96,9 @@ pub(crate) async fn serve(
     let service =
         Service { shared, guesses: Arc::new(Guesses::new()), joins: Arc::new(Semaphore::new(JOINS)) };
     let serving = Server::builder()
-        .http2_keepalive_interval(Some(lease / 4))
-        .http2_keepalive_timeout(Some(lease / 2))
+        // To be rid of what is dead; who lives asks for a lease more often than that.
+        .http2_keepalive_interval(Some(lease))
+        .http2_keepalive_timeout(Some(lease))
         .max_concurrent_streams(8)
         .add_service(OrchestratorServer::new(service.clone()))
         .add_service(EnrollmentServer::new(service))

@@ -3,12 +3,14 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use common::{Edge, Provider, any, config, eventually, key, link::Link, serve, serve_as};
 use openkcm_edge::agent::AgentError;
-use openkcm_orchestrator::{Desired, EvictReason, Tenants, TokenRequest, Told, list_edges, revoke_edge};
+use openkcm_orchestrator::{
+    Config, Desired, EvictReason, Orchestrator, SystemClock, Tenants, TokenRequest, Told, list_edges, revoke_edge,
+};
 
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -373,6 +375,21 @@ async fn an_edge_finds_another_orchestrator_within_its_lease() {
     let moved = edge.status.wait_for(|status| status.connected_to.as_deref() == Some(alive.as_str()));
     tokio::time::timeout(common::PATIENCE, moved).await.unwrap().unwrap();
     assert_eq!(edge.holds(&key("db")), Some(1));
+}
+
+#[tokio::test]
+async fn a_lease_is_one_to_sixty_seconds() {
+    for (millis, allowed) in [(999, false), (1_000, true), (5_000, true), (60_000, true), (60_001, false)] {
+        let data = tempfile::tempdir().unwrap();
+        let config = Config {
+            address: "127.0.0.1:0".parse().unwrap(),
+            urls: Vec::new(),
+            data_dir: data.path().to_owned(),
+            lease: Duration::from_millis(millis),
+        };
+        let started = Orchestrator::start(config, Arc::new(SystemClock::default())).await.map(drop);
+        assert_eq!(started.is_ok(), allowed, "{millis} ms");
+    }
 }
 
 #[test]
