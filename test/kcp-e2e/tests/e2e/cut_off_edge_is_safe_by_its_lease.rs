@@ -89,8 +89,8 @@ fn evicted_is_true_when_no_edge_can_use_the_key_whatever_the_network_does() {
             .await?;
             let key = team.expect(SERVICE_KEY, KEY, "it is evicted", |it| is_true(it, "Evicted")).await?;
             let claimed = Instant::now();
-            let message = condition(&key, "Evicted", "message");
-            ensure!(message == "evicted on 1/1", "{trouble:?}: its message is {message}");
+            let message = condition(&key, "Evicted", "message").as_str().unwrap_or_default();
+            ensure!(message.starts_with("evicted on 1/1"), "{trouble:?}: its message is {message}");
             link.stall(false);
             edge.signal(Signal::CONT);
             // The network is well again, and the key stays away.
