@@ -130,7 +130,7 @@ impl Fleet {
                 ttl: Duration::from_secs(600),
             };
             let token = create_join_token(&data, &request)?;
-            let store = Arc::new(KeyStore::new());
+            let keys = Arc::new(KeyStore::new());
             let config = AgentConfig {
                 name: format!("fleet-{number}"),
                 orchestrators: vec![installation.orchestrator_url()],
@@ -140,7 +140,7 @@ impl Fleet {
                 tenants: Vec::new(),
                 region: None,
             };
-            let agent = Agent::new(config, Arc::clone(&store));
+            let agent = Agent::new(config, Arc::clone(&keys));
             let mut status = agent.status();
             agents.spawn(async move {
                 let Err(error) = agent.run().await;
@@ -148,7 +148,7 @@ impl Fleet {
             });
             joined
                 .push(async move { status.wait_for(|status| status.connected_to.is_some()).await.map(drop) });
-            engines.push(Engine::new(store));
+            engines.push(Engine::new(keys));
             if joined.len() == 32 || number + 1 == count {
                 for edge in joined.drain(..) {
                     edge.await?;

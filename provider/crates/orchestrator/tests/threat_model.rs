@@ -6,14 +6,14 @@ use std::{fs, path::Path};
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
-    let text = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let model = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
     let folders = [
         ("O/", "provider/crates/orchestrator/"),
         ("P/", "provider/crates/edge-protocol/"),
         ("K/", "test/kcp-e2e/tests/e2e/"),
     ];
     let (mut source, mut named) = (String::new(), 0);
-    for row in text.lines().filter(|line| line.starts_with('|')) {
+    for row in model.lines().filter(|line| line.starts_with('|')) {
         let held_by = row.trim_end_matches('|').rsplit('|').next().unwrap();
         // In backticks: `FILE: TEST`, then `TEST` for more of the same file.
         for code in held_by.split('`').skip(1).step_by(2) {
