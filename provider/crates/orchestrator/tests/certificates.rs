@@ -32,7 +32,7 @@ struct Behind(SystemClock, AtomicU64);
 
 impl Behind {
     fn hours(hours: u64) -> Arc<Self> {
-        Arc::new(Self(SystemClock::default(), AtomicU64::new(hours * HOUR)))
+        Arc::new(Self(SystemClock, AtomicU64::new(hours * HOUR)))
     }
 }
 

@@ -9,7 +9,8 @@ use base64::Engine as _;
 use common::{Edge, Provider, any, config, eventually, key, link::Link, serve, serve_as};
 use openkcm_edge::agent::AgentError;
 use openkcm_orchestrator::{
-    Config, Desired, EvictReason, Orchestrator, SystemClock, Tenants, TokenRequest, Told, list_edges, revoke_edge,
+    Config, Desired, EvictReason, Orchestrator, SystemClock, Tenants, TokenRequest, Told, list_edges,
+    revoke_edge,
 };
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -386,8 +387,9 @@ async fn a_lease_is_one_to_sixty_seconds() {
             urls: Vec::new(),
             data_dir: data.path().to_owned(),
             lease: Duration::from_millis(millis),
+            replicated: false,
         };
-        let started = Orchestrator::start(config, Arc::new(SystemClock::default())).await.map(drop);
+        let started = Orchestrator::start(config, Arc::new(SystemClock)).await.map(drop);
         assert_eq!(started.is_ok(), allowed, "{millis} ms");
     }
 }
