@@ -74,17 +74,12 @@ impl World {
         flags: &[&str],
         edge_flags: &[&str],
         stores: &KeyStores,
-        link: Option<&Link>,
     ) -> Result<Installation> {
         Installation::start(self.plan(name, edges, flags, edge_flags)?, &self.kcp, stores).await
     }
 
     fn plan(&self, name: &str, edges: usize, flags: &[&str], edge_flags: &[&str]) -> Result<Plan> {
         let mut plan = Plan::owned(&self.folder.join(name), &format!("root:providers:{name}"))?;
-        if let Some(link) = link {
-            link.to(([127, 0, 0, 1], plan.orchestrator_port).into());
-            plan.edge_port = Some(link.address().port());
-        }
         plan.edges = edges;
         plan.provider_flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         plan.edge_flags = edge_flags.iter().map(|&flag| flag.to_owned()).collect();
@@ -132,13 +127,16 @@ impl Story {
 
     /// From here on the story has a provider and an edge of its own, which it may stop and kill.
     pub async fn with_own_provider(&mut self, flags: &[&str]) -> Result<()> {
-        self.own = Some(self.world.install(&self.prefix, 1, flags, &[], self.stores(), None).await?);
+        self.own = Some(self.world.install(&self.prefix, 1, flags, &[], self.stores()).await?);
         Ok(())
     }
 
     /// [`Self::with_own_provider`], whose edge reaches it through a link that the story may disturb.
     pub async fn with_own_provider_behind(&mut self, link: &Link, flags: &[&str]) -> Result<()> {
-        self.own = Some(self.world.install(&self.prefix, 1, flags, &[], self.stores(), Some(link)).await?);
+        let mut plan = self.world.plan(&self.prefix, 1, flags, &[])?;
+        link.to(([127, 0, 0, 1], plan.orchestrator_port).into());
+        plan.edge_port = Some(link.address().port());
+        self.own = Some(Installation::start(plan, &self.world.kcp, self.stores()).await?);
         Ok(())
     }
 
@@ -146,7 +144,7 @@ impl Story {
     pub async fn with_own_provider_traced(&mut self, collector: &Collector) -> Result<()> {
         let flag = format!("--otlp-endpoint={}", collector.url());
         let world = self.world;
-        self.own = Some(world.install(&self.prefix, 1, &[&flag], &[&flag], self.stores(), None).await?);
+        self.own = Some(world.install(&self.prefix, 1, &[&flag], &[&flag], self.stores()).await?);
         Ok(())
     }
 
@@ -179,7 +177,7 @@ impl Story {
             Some(own) => Ok(own),
             None => {
                 let world = self.world;
-                SHARED.get_or_try_init(|| world.install("openkcm", 2, &[], &[], &world.stores, None)).await
+                SHARED.get_or_try_init(|| world.install("openkcm", 2, &[], &[], &world.stores)).await
             }
         }
     }
