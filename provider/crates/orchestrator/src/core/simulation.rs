@@ -173,7 +173,7 @@ impl Node {
             identity: Identity {
                 id: Uuid::from_u128(u128::from(n) + 1),
                 name: format!("edge-{n}"),
-                region: chance.pick(&[None, Some("a".to_owned()), Some("b".to_owned())]),
+                region: None,
                 tenants: Tenants::All,
             },
             session: EdgeSession::default(),
@@ -409,7 +409,10 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance(seed);
-        let nodes = (0..=chance.below(3)).map(|n| Node::new(n, &mut chance)).collect();
+        let mut nodes: Vec<_> = (0..=chance.below(3)).map(|n| Node::new(n, &mut chance)).collect();
+        for node in &mut nodes {
+            node.identity.region = chance.pick(&[None, Some("a".to_owned()), Some("b".to_owned())]);
+        }
         let regions = [vec![], vec!["a".to_owned()], vec!["a".to_owned(), "b".to_owned()]];
         let facts = (0..=chance.below(4))
             .map(|n| Fact {
