@@ -243,6 +243,9 @@ impl Core {
             stream.in_flight.pop_front();
             let Some(holding) = edge.holdings.get_mut(&slot_id) else { continue };
             if sent == Sent::Confirm && missing.contains(&slot_id) {
+                if holding.given_at > sequence {
+                    continue; // Put since: what the edge says is of before, and it has the key again.
+                }
                 holding.acked = 0;
                 again.push(slot_id);
                 continue;

@@ -340,3 +340,19 @@ fn a_key_of_many_versions_comes_in_parts_that_others_can_pass() {
     assert_eq!(*store.0.borrow(), [("evict many".to_owned(), 0)]);
     assert!(core.distribution(NOW, &key("many")).is_evicted());
 }
+
+#[test]
+fn what_an_edge_misses_of_a_confirmation_says_nothing_of_a_put_after_it() {
+    let mut core = core();
+    core.ready(NOW);
+    core.set(NOW, key("k"), serve("mine", 9));
+    let number = attach(&mut core, &[&key("k")]);
+    renew(&mut core, number, 1);
+    let confirmed = orders(&mut core, number).len() as u64; // The last of them: welcome, lease, confirmation, synced.
+    core.set(NOW, key("k"), serve("mine", 10));
+    assert!(matches!(orders(&mut core, number).as_slice(), [Order::Put(_)]));
+    let ack = wire::Ack { through: confirmed, refused: Vec::new(), missing: vec![0] };
+    core.receive(NOW, EDGE, number, Message::Ack(ack)).unwrap();
+    core.set(NOW, key("k"), Desired::Evicted { reason: EvictReason::Disabled });
+    assert!(!core.distribution(NOW, &key("k")).is_evicted(), "the put is on its way to the edge");
+}
