@@ -290,17 +290,17 @@ mod tests {
     fn a_guesser_waits_and_others_do_not() {
         let guesses = Guesses::new();
         let at = Duration::from_secs;
-        let (guesser, other): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let (stranger, other): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         for _ in 0..FREE_GUESSES {
-            assert!(guesses.allowed(at(0), guesser));
-            guesses.wrong(at(0), guesser);
+            assert!(guesses.allowed(at(0), stranger));
+            guesses.wrong(at(0), stranger);
         }
-        assert!(!guesses.allowed(at(5), guesser));
+        assert!(!guesses.allowed(at(5), stranger));
         assert!(guesses.allowed(at(5), other));
-        assert!(guesses.allowed(at(6), guesser));
+        assert!(guesses.allowed(at(6), stranger));
         // Neighbours of one address of IPv6 are the same, an IPv4 address in IPv6 is itself.
         assert_eq!(place("2001:db8::1".parse().unwrap()), place("2001:db8::2".parse().unwrap()));
-        assert_eq!(place("::ffff:10.0.0.1".parse().unwrap()), guesser);
+        assert_eq!(place("::ffff:10.0.0.1".parse().unwrap()), stranger);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Clock for Behind {
 }
 
 fn in_hours(hours: u64) -> i64 {
-    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + hours * HOUR) as i64
+    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + hours * HOUR).cast_signed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

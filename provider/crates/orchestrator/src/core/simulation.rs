@@ -499,7 +499,8 @@ impl World {
         match self.chance.below(8) {
             6 => fact.regions = self.chance.pick(&[vec![], vec!["a".to_owned()]]),
             7 => {
-                fact.regions = self.chance.pick(&[vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]])
+                fact.regions =
+                    self.chance.pick(&[vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]]);
             }
             0 | 1 => (fact.truth, fact.current) = (Truth::Serve, current + 1),
             2 => fact.truth = Truth::Serve,
