@@ -11,6 +11,8 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 TOOLCHAIN := test/kcp-e2e/toolchain
 # Whoever says how far it is counts from here.
 export OPENKCM_STARTED := $(or $(OPENKCM_STARTED),$(shell date +%s))
+# "/N" behind a step's number where N steps are all there are; nothing elsewhere.
+export OPENKCM_STEPS :=
 DEV := $(BUILT)/openkcm-dev
 MFE := luigi-config/mfe
 ALL := --workspace --all-targets --locked
