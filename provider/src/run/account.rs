@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kcp_client_rs::LogicalCluster;
 use openkcm_apis::{Account, AccountSpec, Impact, LEDGER_FINALIZER};
 use openkcm_keychain::{
+    crash_point,
     rows::{AccountKeyRow, AccountKeyState, AccountRow, TenantRow},
     seal::Sealer,
 };
@@ -229,7 +230,11 @@ impl Provider {
         } else {
             tracing::info!(%cluster, account = name, ?effect, "account");
         }
-        self.account_effect(cluster, name, snapshot, effect, now).await
+        let deed = effect.name();
+        crash_point!("Account.before-{deed}");
+        let flow = self.account_effect(cluster, name, snapshot, effect, now).await?;
+        crash_point!("Account.after-{deed}");
+        Ok(flow)
     }
 
     async fn account_effect(

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kcp_client_rs::LogicalCluster;
 use openkcm_apis::{LEDGER_FINALIZER, ServiceEncryptionKey, ServiceEncryptionKeySpec, VersionState};
 use openkcm_keychain::{
-    KeychainError, NewKey,
+    KeychainError, NewKey, crash_point,
     rows::{AccountRow, ServiceKeyRow, VersionRow, VersionState as RowState, Withheld},
     seal::{Sealer, open_version},
 };
@@ -134,8 +134,10 @@ impl Provider {
             return Ok(Flow::Wait(Some(Duration::from_secs(5))));
         }
         tracing::info!(%cluster, key = %format!("{}/{}", id.namespace, id.name), ?effect, "key");
-        let event = effect.event();
+        let (event, deed) = (effect.event(), effect.name());
+        crash_point!("ServiceEncryptionKey.before-{deed}");
         let flow = self.key_effect(id, &tenant_name, &snapshot, effect, now).await?;
+        crash_point!("ServiceEncryptionKey.after-{deed}");
         if let (Some(event), Some(object), true) = (event, snapshot.object.as_deref(), owned) {
             self.note(cluster, object, event);
         }

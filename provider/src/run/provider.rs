@@ -14,7 +14,7 @@ use kube::{Resource, core::PartialObjectMeta};
 use openkcm_apis::{
     Account, Condition, ConditionStatus, ServiceEncryptionKey, Tenant, conditions, set_condition,
 };
-use openkcm_keychain::{AccountKeys, Ledger, rows::TenantRow};
+use openkcm_keychain::{AccountKeys, Ledger, crash_point, rows::TenantRow};
 use openkcm_logical::{
     Change, ErrorClass, EventType, Outcome, Preconditions, Presence, Queue, Recorder, ScopedClient, What,
     World,
@@ -278,6 +278,7 @@ impl Provider {
             null_what_is_gone(&old, &mut patch);
         }
         let meta = object.meta();
+        crash_point!("{}.before-status", K::kind(&()));
         self.client(cluster)?
             .patch_status::<K>(
                 meta.namespace.as_deref(),
@@ -286,6 +287,7 @@ impl Provider {
                 Preconditions { uid: meta.uid.as_deref(), resource_version: None },
             )
             .await?;
+        crash_point!("{}.after-status", K::kind(&()));
         self.counters.status_write();
         self.note_transition(cluster, object, old.map_or(&[], conditions), conditions(new));
         Ok(true)

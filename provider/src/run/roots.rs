@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use kcp_client_rs::LogicalCluster;
 use openkcm_apis::AccountSpec;
 use openkcm_keychain::{
-    AccountKeyInput, AccountKeys, Ledger, SecretKey,
+    AccountKeyInput, AccountKeys, Ledger, SecretKey, crash_point,
     rows::{AccountId, AccountRow, Root, TenantRow},
 };
 use openkcm_keystores::{Binding, Error as StoreError, KeyStores, Reason, RootKey, verify};
@@ -267,6 +267,7 @@ impl Call {
         match task {
             Task::Verify { spec } => {
                 let verified = verify(&*self.open(spec)?, &self.binding()).await?;
+                crash_point!("root.verified");
                 Ok(Some(Verified {
                     reference: verified.reference,
                     version: verified.version,
@@ -277,11 +278,13 @@ impl Call {
             Task::Provision { spec, version } => {
                 let key = SecretKey::random()?;
                 self.wrap(spec, *version, &key, None).await?;
+                crash_point!("root.account-key-durable");
                 self.account_keys.insert(self.row.id, *version, key, Instant::now());
                 Ok(None)
             }
             Task::Load { version } => {
                 let key = self.unwrap(*version).await?;
+                crash_point!("root.account-key-unwrapped");
                 self.account_keys.insert(self.row.id, *version, key, Instant::now());
                 Ok(None)
             }
@@ -306,6 +309,7 @@ impl Call {
         old: Option<&[u8]>,
     ) -> Result<(), CallError> {
         let wrapped = self.open(spec)?.wrap(key, &self.binding()).await?;
+        crash_point!("root.account-key-wrapped");
         let input = AccountKeyInput {
             version,
             wrapped: wrapped.bytes,

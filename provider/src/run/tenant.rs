@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kcp_client_rs::LogicalCluster;
 use openkcm_apis::{LEDGER_FINALIZER, Tenant, TenantSpec};
-use openkcm_keychain::rows::TenantRow;
+use openkcm_keychain::{crash_point, rows::TenantRow};
 use openkcm_logical::ErrorClass;
 use openkcm_plan::{Event, tenant};
 
@@ -56,7 +56,11 @@ impl Provider {
         }
         let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
         tracing::info!(%cluster, ?effect, "tenant");
-        self.tenant_effect(cluster, row.as_ref(), object.as_ref(), effect, now).await
+        let deed = effect.name();
+        crash_point!("Tenant.before-{deed}");
+        let flow = self.tenant_effect(cluster, row.as_ref(), object.as_ref(), effect, now).await?;
+        crash_point!("Tenant.after-{deed}");
+        Ok(flow)
     }
 
     async fn tenant_effect(

@@ -60,6 +60,8 @@ pub struct Plan {
     pub further_replicas: Vec<(u16, u16)>,
     /// A PostgreSQL ledger instead of a file.
     pub database_url: Option<String>,
+    /// Whether the provider's binary is the one with crash points.
+    pub crashing: bool,
 }
 
 impl Plan {
@@ -82,6 +84,7 @@ impl Plan {
             edge_flags: Vec::new(),
             further_replicas: Vec::new(),
             database_url: None,
+            crashing: false,
         })
     }
 
@@ -98,6 +101,11 @@ impl Plan {
         let count = self.further_replicas.len() + 1;
         let ports = self.ports().cycle().skip(first % count).take(count);
         ports.map(|(_, port)| format!("https://127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// With the provider that can be told where to die.
+    pub fn crashing(self) -> Result<Self> {
+        Ok(Self { provider_binary: paths::crashing_provider()?, crashing: true, ..self })
     }
 }
 
@@ -213,7 +221,12 @@ impl Installation {
                 .arg(format!("--orchestrator-url={}", plan.orchestrators(number)))
                 .arg("--key-stores")
                 .arg(plan.folder.join("key-stores.yaml"));
-            let recipe = plan.provider_flags.iter().fold(recipe, Recipe::arg);
+            let mut recipe = plan.provider_flags.iter().fold(recipe, Recipe::arg);
+            if plan.crashing {
+                recipe = recipe
+                    .env("OPENKCM_CRASH_FILE", plan.crash_order())
+                    .env("OPENKCM_CRASH_TRACE", plan.crash_trace());
+            }
             let recipe =
                 self.environment.iter().fold(recipe, |recipe, (name, value)| recipe.env(name, value));
             *slot = Some(Process::start(&recipe, &plan.logs(), plan.lifetime)?);
@@ -260,6 +273,43 @@ impl Installation {
     /// `openkcm-provider bootstrap` again, as an upgrade does.
     pub fn publish(&self, kcp: &Kcp) -> Result<()> {
         self.plan.publish(kcp)
+    }
+
+    /// Orders the provider to die at a crash point, the next time it comes by (`NAME:3`: the third time).
+    pub fn crash_at(&self, point: &str) -> Result<()> {
+        ensure!(self.plan.crashing, "this provider has no crash points");
+        // Whole or not at all: the provider may look at any moment.
+        let draft = self.plan.crash_order().with_extension("draft");
+        fs::write(&draft, point).context("writing an order to die")?;
+        fs::rename(&draft, self.plan.crash_order()).context("giving an order to die")
+    }
+
+    /// Waits until the provider has died of [`Self::crash_at`].
+    pub async fn provider_died(&mut self, point: &str) -> Result<()> {
+        let order = self.plan.crash_order();
+        let provider = self.providers[0].as_mut().context("no provider runs")?;
+        within(Duration::from_secs(60), &format!("the provider dies at {point}"), || {
+            let died = !provider.is_running();
+            async move {
+                ensure!(died, "it lives on");
+                Ok(())
+            }
+        })
+        .await?;
+        ensure!(!order.exists(), "the provider died of something else than {point}: {}", provider.log_tail(15));
+        self.providers[0] = None;
+        Ok(())
+    }
+
+    /// The crash points that the provider has passed since [`Self::forget_steps`], in that order.
+    pub fn steps(&self) -> Vec<String> {
+        let trace = fs::read_to_string(self.plan.crash_trace()).unwrap_or_default();
+        trace.lines().map(str::to_owned).collect()
+    }
+
+    /// Forgets which crash points were passed.
+    pub fn forget_steps(&self) {
+        let _ = fs::remove_file(self.plan.crash_trace());
     }
 
     /// An operator's command on this installation's ledger; its standard output.
@@ -327,6 +377,14 @@ impl Plan {
 
     fn logs(&self) -> PathBuf {
         self.folder.join("logs")
+    }
+
+    fn crash_order(&self) -> PathBuf {
+        self.folder.join("crash-at")
+    }
+
+    fn crash_trace(&self) -> PathBuf {
+        self.folder.join("crash-trace")
     }
 
     /// What runs already and should go on.

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -35,6 +36,29 @@ pub fn built(name: &str) -> Result<PathBuf> {
         .find(|candidate| candidate.is_file())
         .with_context(|| format!("{name} is not built: run `cargo build --workspace --all-targets` first"))?;
     Ok(path)
+}
+
+/// `openkcm-provider` with its named crash points compiled in. Built now, by the cargo that built the running program: nothing
+/// but the ledger's crate and the provider is compiled again, and the binary that is released stays free of them.
+pub fn crashing_provider() -> Result<PathBuf> {
+    const NAME: &str = "openkcm-provider-crashing";
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        // What cargo tells the program that it runs is not for the cargo that it runs.
+        if name.to_str().is_some_and(|name| ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|of| name.starts_with(of))) {
+            cargo.env_remove(name);
+        }
+    }
+    // The test is built already; naming one makes cargo choose the same features of all dependencies as it did then.
+    cargo
+        .current_dir(work_tree())
+        .args(["build", "--quiet", "--workspace", "--locked", "--features", "openkcm-provider/crash-points"])
+        .args(["--bin", NAME, "--test", "readme"]);
+    let output = cargo.output().context("running cargo")?;
+    ensure!(output.status.success(), "building {NAME}:\n{}", String::from_utf8_lossy(&output.stderr));
+    self::built(NAME)
 }
 
 /// The folder with `kcp`, `kcp-front-proxy`, `cache-server` and `kubectl`; built now if they are not there.

@@ -160,6 +160,13 @@ impl Story {
         Ok(())
     }
 
+    /// [`Self::with_own_provider`], with a provider that can be told where to die.
+    pub async fn with_own_crashing_provider(&mut self, flags: &[&str]) -> Result<()> {
+        let plan = self.world.plan(&self.prefix, 1, flags, &[])?.crashing()?;
+        self.own = Some(Installation::start(plan, &self.world.kcp, self.stores()).await?);
+        Ok(())
+    }
+
     /// [`Self::with_own_provider`], with key stores of its own that the story may disturb. AWS KMS is a stub.
     pub async fn with_own_provider_and_stores(&mut self, flags: &[&str]) -> Result<()> {
         self.own_stores = Some(KeyStores::start_own(granted(), &self.world.folder.join(&self.prefix)).await?);

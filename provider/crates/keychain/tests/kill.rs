@@ -235,6 +235,11 @@ async fn active_account_key(ledger: &Ledger, tenant: &TenantRow) -> Arc<Sealer> 
 }
 
 async fn rekey(ledger: &Ledger, tenant: &TenantRow, from: &Arc<Sealer>) {
+    let account = from.place().account;
+    let row = ledger.account_by_id(account).await.unwrap().unwrap();
+    let old = row.current_key().unwrap().wrapped.clone().unwrap();
+    let renewed = wrapped(from.account_key_version(), "aws, renewed");
+    ledger.replace_wrapping(account, &renewed, &old, at(4)).await.unwrap();
     let version = from.account_key_version() + 1;
     ledger.install_account_key(from.place().account, &wrapped(version, "aws"), at(5)).await.unwrap();
     let to = active_account_key(ledger, tenant).await;

@@ -211,6 +211,29 @@ pub enum Effect {
     Delete,
 }
 
+impl Effect {
+    /// One word, for logs and tests.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "add-finalizer",
+            Self::RemoveFinalizer => "remove-finalizer",
+            Self::Record => "record",
+            Self::Restore => "restore",
+            Self::Probe => "probe",
+            Self::ProbeInUse => "probe-in-use",
+            Self::Provision { .. } => "provision",
+            Self::Load { .. } => "load",
+            Self::Refresh { .. } => "refresh",
+            Self::Rewrap { .. } => "rewrap",
+            Self::Erase { .. } => "erase",
+            Self::MarkLost { .. } => "mark-lost",
+            Self::MarkFound => "mark-found",
+            Self::Forget => "forget",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 /// How an account looks from one of its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountView {

@@ -206,6 +206,24 @@ pub enum Why {
 }
 
 impl Effect {
+    /// One word, for logs and tests.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "add-finalizer",
+            Self::RemoveFinalizer => "remove-finalizer",
+            Self::Restore => "restore",
+            Self::Record { .. } => "record",
+            Self::Create { .. } => "create",
+            Self::Rotate { .. } => "rotate",
+            Self::Compromise { .. } => "compromise",
+            Self::Delete => "delete",
+            Self::Recover => "recover",
+            Self::Load { .. } => "load",
+            Self::Serve { .. } => "serve",
+            Self::Evict(_) => "evict",
+        }
+    }
+
     /// What the diary says once the effect is done.
     pub fn event(&self) -> Option<Event> {
         let event = |reason, message: String| Some(Event { warning: false, reason, message });

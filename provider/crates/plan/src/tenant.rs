@@ -86,6 +86,20 @@ pub enum Effect {
     Shred,
 }
 
+impl Effect {
+    /// One word, for logs and tests.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Activate { .. } => "activate",
+            Self::Suspend => "suspend",
+            Self::Create { .. } => "create",
+            Self::AddFinalizer => "add-finalizer",
+            Self::RemoveFinalizer => "remove-finalizer",
+            Self::Shred => "shred",
+        }
+    }
+}
+
 /// Whether a binding that works is being deleted: then every deletion in the workspace is an unbind.
 pub fn is_unbinding(bindings: &[Binding]) -> bool {
     bindings.iter().any(|binding| binding.bound && binding.deleting)

@@ -191,6 +191,7 @@ impl Dev {
             edge_flags: Vec::new(),
             further_replicas: Vec::new(),
             database_url: None,
+            crashing: false,
         };
         let installation = Installation::start(plan, &kcp, &stores).await?;
 

@@ -12,6 +12,7 @@ mod disabled_key_leaves_the_edge;
 mod every_store_holds_a_root_key;
 mod keys_stay_in_their_regions;
 mod killed_provider_goes_on_where_it_was;
+mod killed_at_every_step_of_a_rekey;
 mod new_root_key_under_live_keys;
 mod new_workspace_at_an_old_path_inherits_nothing;
 mod no_secret_is_ever_shown;

@@ -340,7 +340,10 @@ impl Ledger {
         .execute(&mut *tx.inner)
         .await
         .deed("replace the wrapping of an account key")?;
-        tx.finish_account(account).await
+        crash_point!("refresh.before-commit");
+        let row = tx.finish_account(account).await?;
+        crash_point!("refresh.after-commit");
+        Ok(row)
     }
 
     /// Overwrites a retiring account key version that seals nothing any more; refused otherwise. Idempotent.
