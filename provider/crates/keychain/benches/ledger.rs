@@ -8,7 +8,10 @@
 mod common;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -168,19 +171,63 @@ async fn big_ledger(keys: usize) {
     world.ledger.install_account_key(chain.account.id, &wrapped(2, "next"), at(9)).await.unwrap();
     let next = SecretKey::random().unwrap();
     let to = Arc::new(Sealer::new(chain.sealer.place().clone(), 2, &next));
-    let (start, mut cursor, mut done) = (Instant::now(), None, 0);
-    loop {
-        let batch = world.ledger.rewrap_after(&chain.sealer, &to, cursor, 20_000).await.unwrap();
+    let raw = raw_updates(&world, keys).await;
+    // What applications do meanwhile: look a version up and open it.
+    let decrypts =
+        tokio::spawn(decrypt_all_the_while(world.ledger.clone(), Arc::clone(&chain.sealer), Arc::clone(&to)));
+    let (start, mut done) = (Instant::now(), 0);
+    let mut rewrap = world.ledger.rewrap((*chain.sealer).clone(), (*to).clone(), 10_000);
+    while let Some(batch) = rewrap.next().await.unwrap() {
         assert_eq!(batch.failed, 0);
         done += batch.done;
-        cursor = batch.next;
-        if cursor.is_none() {
-            break;
-        }
     }
     let time = start.elapsed().as_secs_f64();
-    row("re-wraps/s durable in SQLite", done as f64 / time, None);
+    decrypts.abort();
+    assert!(decrypts.await.unwrap_err().is_cancelled(), "a decrypt failed");
+    row("re-wraps/s durable in SQLite; bound: plain UPDATEs", done as f64 / time, Some(raw));
     row(&format!("seconds for all {done}"), time, None);
+    row("decrypts/s beside it, none failed", DECRYPTED.load(Relaxed) as f64 / time, None);
+}
+
+static DECRYPTED: AtomicU64 = AtomicU64::new(0);
+
+/// One decrypt after the other, through the ledger and under whatever account key seals the version at that moment.
+async fn decrypt_all_the_while(ledger: Ledger, from: Arc<Sealer>, to: Arc<Sealer>) {
+    for due in ledger.next_due(1_000).await.unwrap().iter().cycle() {
+        let row = ledger.version(due.key, 1).await.unwrap();
+        let sealer = if row.account_key_version == 1 { &from } else { &to };
+        assert!(sealer.opens(due.key, 1, row.sealed.as_deref().unwrap()), "a decrypt failed");
+        DECRYPTED.fetch_add(1, Relaxed);
+    }
+}
+
+/// The bound: the same bytes over as many rows of a table without any constraint, in transactions of the same size.
+async fn raw_updates(world: &World, rows: usize) -> f64 {
+    let mut raw = world.raw().await;
+    let rows = rows.min(200_000);
+    sqlx::raw_sql(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; \
+         CREATE TABLE plain (n INTEGER PRIMARY KEY, sealed BLOB NOT NULL, by INTEGER NOT NULL)",
+    )
+    .execute(&mut raw)
+    .await
+    .unwrap();
+    let fill = format!(
+        "INSERT INTO plain SELECT value, randomblob(61), 1 FROM \
+         (WITH RECURSIVE s(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM s WHERE value < {rows}) SELECT value FROM s)"
+    );
+    sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut raw).await.unwrap();
+    let start = Instant::now();
+    for first in (0..rows).step_by(10_000) {
+        let update = format!(
+            "UPDATE plain SET sealed = randomblob(61), by = 2 WHERE n > {first} AND n <= {}",
+            first + 10_000
+        );
+        sqlx::raw_sql(AssertSqlSafe(update)).execute(&mut raw).await.unwrap();
+    }
+    let time = start.elapsed().as_secs_f64();
+    sqlx::raw_sql("DROP TABLE plain").execute(&mut raw).await.unwrap();
+    rows as f64 / time
 }
 
 /// Resident memory of this process, KiB.

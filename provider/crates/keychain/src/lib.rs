@@ -24,6 +24,6 @@ pub use account_keys::AccountKeys;
 pub use error::{KeychainError, Result};
 pub use ledger::{
     AccountKeyInput, BrokenRow, Changed, Changes, Created, HandOut, Ledger, Location, NewKey, Replica,
-    RewrapBatch, RewrapCursor, Rotated, VerifyReport,
+    Rewrap, RewrapBatch, RewrapCursor, Rotated, VerifyReport,
 };
 pub use openkcm_secret::SecretKey;

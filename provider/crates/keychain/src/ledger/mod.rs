@@ -31,7 +31,7 @@ pub use changes::{Changed, Changes};
 pub use keys::{Created, NewKey, Rotated};
 pub use maintenance::{BrokenRow, VerifyReport};
 pub use replicas::{HandOut, Replica};
-pub use rewrap::{RewrapBatch, RewrapCursor};
+pub use rewrap::{Rewrap, RewrapBatch, RewrapCursor};
 
 use crate::error::{KeychainError, Result};
 

@@ -38,6 +38,51 @@ pub struct RewrapBatch {
     pub next: Option<RewrapCursor>,
 }
 
+/// A re-wrap under way; see [`Ledger::rewrap`]. Dropped anywhere, what it has returned is durable and the rest as before.
+pub struct Rewrap {
+    ledger: Ledger,
+    from: Sealer,
+    to: Sealer,
+    limit: u32,
+    ahead: Ahead,
+}
+
+enum Ahead {
+    Start,
+    Ready(Resealed),
+    End,
+}
+
+impl Rewrap {
+    /// The next batch, once it is durable; none at the end.
+    pub async fn next(&mut self) -> Result<Option<RewrapBatch>> {
+        let Self { ledger, from, to, limit, ahead } = self;
+        let resealed = match std::mem::replace(ahead, Ahead::End) {
+            Ahead::Start => ledger.reseal_after(from, to, None, *limit).await?,
+            Ahead::Ready(resealed) => resealed,
+            Ahead::End => return Ok(None),
+        };
+        let after = resealed.next;
+        let read_ahead = async {
+            match after {
+                Some(after) => Ok(Ahead::Ready(ledger.reseal_after(from, to, Some(after), *limit).await?)),
+                None => Ok(Ahead::End),
+            }
+        };
+        let (batch, next) = futures::try_join!(ledger.write_resealed(from, to, resealed), read_ahead)?;
+        *ahead = next;
+        Ok(Some(batch))
+    }
+}
+
+/// A batch that is sealed anew and not yet written.
+struct Resealed {
+    account_seq: i64,
+    rows: Vec<Sealed>,
+    failed: u64,
+    next: Option<RewrapCursor>,
+}
+
 struct Sealed {
     service_key: i64,
     key: KeyId,
@@ -61,25 +106,48 @@ impl Ledger {
         after: Option<RewrapCursor>,
         limit: u32,
     ) -> Result<RewrapBatch> {
+        let resealed = self.reseal_after(from, to, after, limit).await?;
+        self.write_resealed(from, to, resealed).await
+    }
+
+    /// Re-wraps batch after batch: while one is written, the next is read and sealed.
+    pub fn rewrap(&self, from: Sealer, to: Sealer, limit: u32) -> Rewrap {
+        Rewrap { ledger: self.clone(), from, to, limit, ahead: Ahead::Start }
+    }
+
+    /// Reads the next versions and seals them anew. That needs no lock: what seals a version only changes by a re-wrap,
+    /// and the update passes over rows that have changed since.
+    async fn reseal_after(
+        &self,
+        from: &Sealer,
+        to: &Sealer,
+        after: Option<RewrapCursor>,
+        limit: u32,
+    ) -> Result<Resealed> {
         if from.place() != to.place() || from.account_key_version() == to.account_key_version() {
             return Err(KeychainError::WrongSealers);
         }
         let (account_seq, batch) = self.sealed_by(from, after, limit).await?;
-        let Some(last) = batch.last() else { return Ok(RewrapBatch { done: 0, failed: 0, next: None }) };
-        let last = RewrapCursor { service_key: last.service_key, version: i64::from(last.version) };
-        let next = (batch.len() == limit as usize).then_some(last);
-
-        // Reading and sealing need no lock: what seals a version only changes by a re-wrap, and the update below
-        // passes over rows that have changed since.
+        let last = batch.last().filter(|_| batch.len() == limit as usize);
+        let next =
+            last.map(|last| RewrapCursor { service_key: last.service_key, version: i64::from(last.version) });
         let (opener, sealer) = (from.clone(), to.clone());
-        let (resealed, failed) = tokio::task::spawn_blocking(move || reseal(&opener, &sealer, batch))
+        let (rows, failed) = tokio::task::spawn_blocking(move || reseal(&opener, &sealer, batch))
             .await
             .map_err(|_| KeychainError::WrongSealers)?;
+        Ok(Resealed { account_seq, rows, failed, next })
+    }
 
+    /// One transaction.
+    async fn write_resealed(&self, from: &Sealer, to: &Sealer, resealed: Resealed) -> Result<RewrapBatch> {
+        let Resealed { account_seq, rows, failed, next } = resealed;
+        if rows.is_empty() {
+            return Ok(RewrapBatch { done: 0, failed, next });
+        }
         let mut tx = self.write().await?;
         crash_point!("rewrap.before-update");
         let mut done = 0;
-        for rows in resealed.chunks(ROWS_PER_STATEMENT) {
+        for rows in rows.chunks(ROWS_PER_STATEMENT) {
             let statement = update_statement(rows.len());
             let query = bind_rows(sqlx::query(AssertSqlSafe(statement)), from, to, account_seq, rows);
             done += query.execute(&mut *tx.inner).await.deed("re-wrap versions")?.rows_affected();
