@@ -1,6 +1,6 @@
 //! Reconciling a service key.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use openkcm_orchestrator::{
 };
 use openkcm_plan::{
     Event, TenantView,
-    key::{self, Effect, Eviction, HandedOut},
+    key::{self, Effect, Eviction, HandedOut, Offer},
 };
 
 use super::{
@@ -258,7 +258,9 @@ impl Provider {
                 }
                 Ok(wait)
             }
-            Effect::Serve { fingerprint } => self.serve(id, tenant_name, snapshot, fingerprint).await,
+            Effect::Serve { fingerprint, offer } => {
+                self.serve(id, tenant_name, snapshot, fingerprint, &offer).await
+            }
             Effect::Place => {
                 self.orchestrator.place(id, snapshot.account.edge_regions()?);
                 Ok(Flow::Again)
@@ -303,7 +305,12 @@ impl Provider {
             finalizers: Some(vec![LEDGER_FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         };
-        match self.client(&id.cluster)?.create(&object).await {
+        let result = self.client(&id.cluster)?.create(&object).await;
+        match &result {
+            Err(error) if error.class() == ErrorClass::NotFound => lock(&self.homeless).insert(id.clone()),
+            _ => lock(&self.homeless).remove(id),
+        };
+        match result {
             Ok(created) => {
                 let message = "The key is back with every version it had.".to_owned();
                 self.note(&id.cluster, &created, Event { warning: false, reason: "Recovered", message });
@@ -329,16 +336,17 @@ impl Provider {
         Ok(Some(Sealer::new(self.ledger.place(account.id).await?, version, &key)))
     }
 
-    /// Opens every usable version and hands the key to the orchestrator.
+    /// Hands the key to the orchestrator: versions that it has, and those that are opened now.
     async fn serve(
         &self,
         id: &KeyId,
         tenant_name: &str,
         snapshot: &KeySnapshot,
         fingerprint: u64,
+        offer: &Offer,
     ) -> anyhow::Result<Flow> {
-        let (Some(row), Some(object), Some(account), Some(record)) =
-            (&snapshot.row, &snapshot.object, &snapshot.account.row, &snapshot.record)
+        let (Some(row), Some(object), Some(account)) =
+            (&snapshot.row, &snapshot.object, &snapshot.account.row)
         else {
             return Ok(Flow::Again);
         };
@@ -349,32 +357,20 @@ impl Provider {
             return Ok(Flow::Wait(Some(Duration::from_secs(1))));
         }
         let place = self.ledger.place(account.id).await?;
-        let mut account_keys = HashMap::new();
+        let at = std::time::Instant::now();
         let mut versions = Vec::new();
-        let unopenable = self.unopenable(&id.cluster, &account.name, Some(account));
-        for usable in key::usable(object, record, &unopenable) {
-            let Some(sealed) = snapshot.versions.iter().find(|row| row.version == usable.version) else {
-                continue;
-            };
-            let number = sealed.account_key_version;
-            let account_key = match account_keys.get(&number) {
-                Some(key) => Arc::clone(key),
-                None => {
-                    let at = std::time::Instant::now();
+        for sealed in snapshot.versions.iter().filter(|sealed| offer.versions.contains(&sealed.version)) {
+            let material = match self.orchestrator.material(id, row.id.0, sealed.version) {
+                Some(material) => material?,
+                None => match self.account_keys.get(account.id, sealed.account_key_version, at) {
+                    Some(key) => open_version(&place, sealed, &key)?,
                     // Its time in memory ended since the plan was made: plan again.
-                    let Some(key) = self.account_keys.get(account.id, number, at) else {
-                        return Ok(Flow::Again);
-                    };
-                    account_keys.insert(number, Arc::clone(&key));
-                    key
-                }
+                    None => return Ok(Flow::Again),
+                },
             };
-            let current = usable.version == record.current && usable.state == VersionState::Active;
-            versions.push(Version {
-                version: usable.version,
-                material: open_version(&place, sealed, &account_key)?,
-                usable: if current { Usable::Encrypt } else { Usable::Decrypt },
-            });
+            let encrypts = sealed.version == offer.current && sealed.state != RowState::Compromised;
+            let usable = if encrypts { Usable::Encrypt } else { Usable::Decrypt };
+            versions.push(Version { version: sealed.version, material, usable });
         }
         let dead = snapshot.versions.iter().filter_map(|version| {
             let (reason, since) = match version.state {
@@ -391,7 +387,7 @@ impl Provider {
             tenant_name: tenant_name.to_owned(),
             regions: snapshot.account.edge_regions()?,
             key_uuid: row.id.0,
-            current: row.current_version,
+            current: offer.current,
             versions,
             dead_versions: dead.collect(),
             clients: clients

@@ -22,7 +22,7 @@ use openkcm_keychain::{
 };
 use openkcm_logical::{Membership, MembershipOptions};
 use openkcm_orchestrator::{Distribution, KeyId, Orchestrator, Told};
-use openkcm_plan::key::{Edges, Eviction};
+use openkcm_plan::key::{Edges, Eviction, Offer};
 
 use super::provider::{Provider, lock};
 
@@ -267,6 +267,9 @@ impl Provider {
             regions: self.orchestrator.regions(id),
             leaving: all.describe_leaving(),
             active_clients: u32::try_from(all.active_clients).unwrap_or(u32::MAX),
+            held: row
+                .and_then(|row| self.orchestrator.served(id, row.id.0))
+                .map(|(current, versions)| Offer { current, versions }),
         })
     }
 }

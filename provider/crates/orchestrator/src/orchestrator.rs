@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use openkcm_secret::{SecretError, SecretKey};
 use tokio::{net::TcpListener, sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
@@ -138,6 +139,22 @@ impl Orchestrator {
     /// Keeps a key that is served to edges of these regions (sorted; empty: all edges) from now on.
     pub fn place(&self, key: &KeyId, regions: Vec<String>) {
         self.shared.with(|core, now| core.place(now, key, regions));
+    }
+
+    /// The current version and all versions that are served of a key, if it is that one; `None` when it is not served.
+    pub fn served(&self, key: &KeyId, uuid: Uuid) -> Option<(u32, Vec<u32>)> {
+        self.shared.with(|core, _| {
+            let state = core.served(key, uuid)?;
+            Some((state.current, state.versions.iter().map(|version| version.version).collect()))
+        })
+    }
+
+    /// A second holder of a version that is served, so that a key can be set anew without its account key.
+    pub fn material(&self, key: &KeyId, uuid: Uuid, version: u32) -> Option<Result<SecretKey, SecretError>> {
+        self.shared.with(|core, _| {
+            let versions = &core.served(key, uuid)?.versions;
+            Some(versions.iter().find(|it| it.version == version)?.material.duplicate())
+        })
     }
 
     /// Says what should be true of a key. Returns at once; the pushes are on their way when it does. Setting the

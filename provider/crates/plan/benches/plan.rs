@@ -67,7 +67,7 @@ fn no_op(criterion: &mut Criterion) {
                 .collect(),
         };
         let served = match plan(&input(&object, &record, None)).effect {
-            Some(Effect::Serve { fingerprint }) => HandedOut::Serve(fingerprint),
+            Some(Effect::Serve { fingerprint, .. }) => HandedOut::Serve(fingerprint),
             effect => unreachable!("{effect:?}"),
         };
         let status = plan(&input(&object, &record, Some(served))).status;

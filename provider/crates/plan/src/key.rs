@@ -84,6 +84,17 @@ pub struct Edges {
     pub leaving: Option<String>,
     /// Distinct callers in the last window.
     pub active_clients: u32,
+    /// What they were given last; none unless they serve the key.
+    pub held: Option<Offer>,
+}
+
+/// What edges are given of a key: all that can be had of it without a root key's help.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The version that encrypts.
+    pub current: u32,
+    /// The versions that can be used, newest first.
+    pub versions: Vec<u32>,
 }
 
 /// What the orchestrator was last told.
@@ -185,6 +196,8 @@ pub enum Effect {
     Serve {
         /// Of what is handed out.
         fingerprint: u64,
+        /// What is handed out. Where the account key is not in memory, the version is among those that edges have.
+        offer: Offer,
     },
     /// Keep what is handed out to edges of the regions that the Account says now, at once.
     Place,
@@ -220,6 +233,7 @@ impl Effect {
             Self::Recover => "recover",
             Self::Load { .. } => "load",
             Self::Serve { .. } => "serve",
+            Self::Place => "place",
             Self::Evict(_) => "evict",
         }
     }
@@ -455,15 +469,36 @@ fn live(
     }
     let mut evicted = reason_to_evict(input, object);
     let due = due(input, object, record, schedule);
+    let scheduled = scheduled(record, schedule);
+    // While a root is asked, people read what is true meanwhile.
+    let load = |versions: Vec<u32>| Plan {
+        status: input
+            .edges
+            .held
+            .as_ref()
+            .map(|_| status(input, object, Some(record), EffectiveState::Active, scheduled)),
+        ..Plan::act(Effect::Load { versions })
+    };
     if evicted.is_none()
         && let AccountView::Ready { version, .. } = &input.account
     {
+        let current = record.versions.iter().find(|version| version.version == record.current);
+        let in_reach = current.is_none_or(|version| !input.unopenable.contains(&version.account_key_version));
+        let (offer, missing) = offer(input, object, record);
+        // First of all, and without a root's help: a client or a version that was taken away must not stay for as long as
+        // a store is silent.
+        if let Some(offer) = offer.filter(|_| in_reach) {
+            let fingerprint = fingerprint(input, object, record, &offer);
+            if input.edges.handed_out != Some(HandedOut::Serve(fingerprint)) {
+                return Plan::act(Effect::Serve { fingerprint, offer });
+            }
+        }
         if let Some((why, request, at)) = &due
             && *at <= input.now
             && !record.behind
         {
             if !input.loaded.contains(version) {
-                return Plan::act(Effect::Load { versions: vec![*version] });
+                return load(vec![*version]);
             }
             return Plan::act(Effect::Rotate {
                 after: record.current,
@@ -472,18 +507,10 @@ fn live(
                 why: *why,
             });
         }
-        let current = record.versions.iter().find(|version| version.version == record.current);
-        if current.is_none_or(|version| !input.unopenable.contains(&version.account_key_version)) {
-            let fingerprint = fingerprint(input, object, record);
-            if input.edges.handed_out != Some(HandedOut::Serve(fingerprint)) {
-                let missing = missing_account_keys(input, object, record);
-                return if missing.is_empty() {
-                    Plan::act(Effect::Serve { fingerprint })
-                } else {
-                    Plan::act(Effect::Load { versions: missing })
-                };
-            }
-        } else {
+        if in_reach && !missing.is_empty() {
+            return load(missing);
+        }
+        if !in_reach {
             // An edge refuses a key whose current version it does not know. It can be known again when the next one is
             // made or the root is back. (A compromised one is known, as such: older versions go on to decrypt.)
             if let Some(effect) = evict(input, Eviction::RootLost) {
@@ -498,7 +525,7 @@ fn live(
         None => EffectiveState::Active,
     };
     let at = due.as_ref().map(|(_, _, at)| *at).filter(|at| *at > input.now);
-    let scheduled = scheduled(record, schedule).filter(|_| evicted.is_none());
+    let scheduled = scheduled.filter(|_| evicted.is_none());
     let overdue = scheduled.map(|at| at + OVERDUE).filter(|at| *at > input.now);
     let leaving = input.edges.leaving.is_some() || (evicted.is_some() && !input.edges.all_evicted);
     let settle = leaving.then(|| input.now + SignedDuration::from_secs(1));
@@ -565,7 +592,7 @@ fn newly_compromised(object: &ServiceEncryptionKey, record: &Record) -> Vec<u32>
 }
 
 /// Versions that an edge may hold: those that may be used and can be opened.
-pub fn usable<'a>(
+fn usable<'a>(
     object: &'a ServiceEncryptionKey,
     record: &'a Record,
     unopenable: &'a [u32],
@@ -579,28 +606,47 @@ pub fn usable<'a>(
     })
 }
 
-fn missing_account_keys(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record) -> Vec<u32> {
-    let mut missing: Vec<u32> = usable(object, record, input.unopenable)
-        .map(|version| version.account_key_version)
-        .filter(|version| !input.loaded.contains(version))
-        .collect();
-    missing.sort_unstable();
-    missing.dedup();
-    missing
+/// What edges can be given now, and the account keys that the rest needs. Nothing, if they have nothing yet and something
+/// is missing: half a key helps nobody.
+fn offer(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record) -> (Option<Offer>, Vec<u32>) {
+    let held = input.edges.held.as_ref();
+    let is_here = |version: &&Version| {
+        held.is_some_and(|held| held.versions.contains(&version.version))
+            || input.loaded.contains(&version.account_key_version)
+    };
+    let (here, missing): (Vec<_>, Vec<_>) = usable(object, record, input.unopenable).partition(is_here);
+    // Another replica made a version whose account key is not here yet: until it is, the one before goes on.
+    let unknown = missing.iter().any(|version| version.version == record.current);
+    let current = match held {
+        Some(held) if unknown => held.current,
+        _ => record.current,
+    };
+    let versions = here.iter().map(|version| version.version).collect();
+    let offer = (missing.is_empty() || held.is_some()).then_some(Offer { current, versions });
+    let mut account_keys: Vec<u32> = missing.iter().map(|version| version.account_key_version).collect();
+    account_keys.sort_unstable();
+    account_keys.dedup();
+    (offer, account_keys)
 }
 
 /// Changes whenever an edge would notice, and is the same after a restart when nothing did. Never 0.
 ///
 /// The account key that seals a version does not count: a re-wrap changes nothing at the edge.
-fn fingerprint(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record) -> u64 {
+fn fingerprint(input: &Input<'_>, object: &ServiceEncryptionKey, record: &Record, offer: &Offer) -> u64 {
     let mut hash = Sha256::new();
     hash.update(record.id);
-    hash.update(record.current.to_be_bytes());
+    hash.update(offer.current.to_be_bytes());
     for version in &record.versions {
+        let to_the_edge = match version.state {
+            _ if offer.versions.contains(&version.version) => 1,
+            VersionState::Compromised if !object.spec.allow_compromised_decrypt => 2,
+            VersionState::Destroyed => 3,
+            _ => continue,
+        };
         hash.update(version.version.to_be_bytes());
-        hash.update([version.state as u8, u8::from(input.unopenable.contains(&version.account_key_version))]);
+        // Known as compromised, it never encrypts.
+        hash.update([to_the_edge, u8::from(version.state == VersionState::Compromised)]);
     }
-    hash.update([u8::from(object.spec.allow_compromised_decrypt)]);
     for text in std::iter::once(input.tenant_name).chain(
         object.spec.clients.iter().flat_map(|client| [client.issuer.as_str(), client.subject.as_str()]),
     ) {

@@ -8,7 +8,7 @@ use openkcm_apis::{KeyState, VersionState};
 use openkcm_plan::{
     Plan, TenantView,
     account::AccountView,
-    key::{Effect, Eviction, HandedOut},
+    key::{Effect, Eviction, HandedOut, Offer, Why},
 };
 use world::{
     condition,
@@ -367,7 +367,7 @@ fn the_same_name_in_the_window_brings_every_version_back() {
     world.settles("evict (deleted), delete, let go");
     world.pass(DAY);
     world.apply(spec("root", "Daily"));
-    world.settles("hold, recover, record, rotate to v3 (schedule), serve");
+    world.settles("hold, recover, record, serve, rotate to v3 (schedule), serve");
     world.shows("Active v3 True/AsExpected");
     assert_eq!(condition(&world.status().conditions, "Recovered").as_deref(), Some("True/Recovered"));
     assert_eq!(world.status().versions.len(), 3);
@@ -484,7 +484,7 @@ fn a_compromised_version_is_replaced_and_not_used_again() {
     let before = world.handed_out;
     world.pass(MINUTE);
     world.edit(|spec| spec.compromised_versions = vec!["v1".to_owned()]);
-    world.settles("record, compromise [1], rotate to v2 (compromised), serve");
+    world.settles("record, compromise [1], serve, rotate to v2 (compromised), serve");
     assert_ne!(world.handed_out, before);
     let states: Vec<_> = world.status().versions.iter().map(|version| version.state).collect();
     assert_eq!(states, [VersionState::Active, VersionState::Compromised]);
@@ -513,7 +513,7 @@ fn a_compromise_and_a_request_are_one_rotation() {
         spec.compromised_versions = vec!["v1".to_owned()];
         spec.rotation_request = Some("a".to_owned());
     });
-    world.settles("record, compromise [1], rotate to v2 (compromised), serve");
+    world.settles("record, compromise [1], serve, rotate to v2 (compromised), serve");
     assert_eq!(world.status().rotation_request.as_deref(), Some("a"));
 }
 
@@ -621,4 +621,61 @@ fn who_may_use_it_reaches_the_edges_and_other_edits_do_not() {
     world.edit(|spec| spec.rotation_schedule = "9999 Days".to_owned());
     world.settles("record");
     let Some(HandedOut::Serve(_)) = world.handed_out else { panic!("it is not served") };
+}
+
+#[test]
+fn what_is_taken_away_is_gone_also_while_the_store_is_silent() {
+    let mut world = World::with_key("30 Days");
+    world.edit(|spec| spec.clients = clients(&["billing", "audit"]));
+    world.settles("record, serve");
+    world.request("another version");
+    world.pass(SignedDuration::from_secs(5));
+    world.settles("record, rotate to v2 (request), serve");
+    // The account key's time in memory is over, and its store does not answer.
+    world.loaded.clear();
+    world.loadable.clear();
+    world.edit(|spec| spec.clients = clients(&["billing"]));
+    world.settles("record, serve");
+    assert_eq!(world.held, Some(Offer { current: 2, versions: vec![2, 1] }), "and nothing else is");
+    world.edit(|spec| spec.compromised_versions = vec!["v2".to_owned()]);
+    world.pass(SignedDuration::from_secs(5));
+    world.settles("record, compromise [2], serve, load [1]");
+    assert_eq!(world.held, Some(Offer { current: 2, versions: vec![1] }));
+    world.loadable.insert(1);
+    world.settles("load [1], rotate to v3 (compromised), serve");
+    assert_eq!(world.held, Some(Offer { current: 3, versions: vec![3, 1] }));
+}
+
+#[test]
+fn a_version_of_another_replica_waits_for_its_account_key_and_holds_up_no_removal() {
+    let mut world = World::with_key("Never");
+    world.edit(|spec| spec.clients = clients(&["billing"]));
+    world.settles("record, serve");
+    world.loaded = vec![2];
+    world.account = ready(2);
+    world.request("elsewhere");
+    world.pass(SignedDuration::from_secs(5));
+    let served = world.held.clone();
+    world.act(Effect::Record { seen: 0 });
+    world.act(Effect::Rotate {
+        after: 1,
+        account_key: 2,
+        request: Some("elsewhere".to_owned()),
+        why: Why::Request,
+    });
+    world.loaded.clear();
+    world.loadable.clear();
+    world.settles("load [2]");
+    assert_eq!(world.held, served, "nothing changed for edges yet");
+    world.edit(|spec| spec.clients.clear());
+    world.settles("record, serve, load [2]");
+    assert_eq!(world.held, Some(Offer { current: 1, versions: vec![1] }));
+    world.loadable.insert(2);
+    world.settles("load [2], serve");
+    assert_eq!(world.held, Some(Offer { current: 2, versions: vec![2, 1] }));
+}
+
+fn clients(subjects: &[&str]) -> Vec<openkcm_apis::ClientRef> {
+    let client = |subject: &&str| serde_json::json!({"issuer": "https://issuer.example", "subject": subject});
+    serde_json::from_value(subjects.iter().map(client).collect()).unwrap()
 }

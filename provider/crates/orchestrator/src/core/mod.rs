@@ -23,7 +23,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::{Desired, Distribution, EdgeInfo, EvictReason, KeyId, PendingEdge, Tenants, Told};
+use crate::{Desired, Distribution, EdgeInfo, EvictReason, KeyId, KeyState, PendingEdge, Tenants, Told};
 
 /// Added to every lease before it counts as over: clocks of two machines do not run at quite the same rate.
 pub(crate) const MARGIN: Duration = Duration::from_millis(100);
@@ -255,6 +255,14 @@ impl Core {
             Some(Desired::Serve(state)) => Some(Told::Serve(state.fingerprint)),
             Some(Desired::Evicted { reason }) => Some(Told::Evicted(*reason)),
             Some(Desired::Gone) | None => None,
+        }
+    }
+
+    /// The state that is served, if it is of that key.
+    pub(crate) fn served(&self, key: &KeyId, uuid: Uuid) -> Option<&KeyState> {
+        match &self.slots.get(self.index.get(key)?)?.desired {
+            Some(Desired::Serve(state)) if state.key_uuid == uuid => Some(state),
+            _ => None,
         }
     }
 

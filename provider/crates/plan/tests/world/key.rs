@@ -11,7 +11,7 @@ use openkcm_apis::{
 use openkcm_plan::{
     Plan, TenantView,
     account::AccountView,
-    key::{self, Edges, Effect, Eviction, HandedOut, Input, Record, Version, Why},
+    key::{self, Edges, Effect, Eviction, HandedOut, Input, Offer, Record, Version, Why},
 };
 use serde_json::json;
 
@@ -37,6 +37,8 @@ pub struct World {
     pub accepted: u32,
     pub refused: Option<String>,
     pub handed_out: Option<HandedOut>,
+    /// What edges were given with it.
+    pub held: Option<Offer>,
     /// An edge does not answer; only the end of its lease makes it safe.
     pub cut_off: bool,
     evicted_at: Timestamp,
@@ -108,6 +110,7 @@ impl World {
             accepted: 0,
             refused: None,
             handed_out: None,
+            held: None,
             cut_off: false,
             evicted_at: dawn(),
             eviction: "evicted on 1/2",
@@ -175,6 +178,7 @@ impl World {
     pub fn restart(&mut self) {
         self.started = self.now;
         self.handed_out = None;
+        self.held = None;
         self.loaded.clear();
         self.refused = None;
     }
@@ -219,6 +223,7 @@ impl World {
                 regions: if self.is_served() { self.placed.clone() } else { Vec::new() },
                 leaving: None,
                 active_clients: 3,
+                held: self.held.clone().filter(|_| self.is_served()),
             },
             refused: self.refused.clone(),
         }
@@ -313,13 +318,22 @@ impl World {
                     self.loaded.push(version);
                 }
             }
-            Effect::Serve { fingerprint } => {
+            Effect::Serve { fingerprint, offer } => {
                 let (object, record) = (self.object.as_ref().unwrap(), self.record.as_ref().unwrap());
                 assert_eq!(object.spec.state, KeyState::Enabled, "a disabled key is handed out");
                 assert_eq!(self.tenant, TenantView::Active);
                 assert!(record.delete_after.is_none());
-                let sealed = key::usable(object, record, &[]).map(|version| version.account_key_version);
-                assert!(sealed.into_iter().all(|version| self.loaded.contains(&version)));
+                for number in &offer.versions {
+                    let version = record.versions.iter().find(|version| version.version == *number).unwrap();
+                    let held = self.held.as_ref().is_some_and(|held| held.versions.contains(number));
+                    assert!(
+                        held || self.loaded.contains(&version.account_key_version),
+                        "v{number} cannot be opened"
+                    );
+                    let compromised = version.state == VersionState::Compromised;
+                    assert!(!compromised || object.spec.allow_compromised_decrypt, "v{number} is handed out");
+                }
+                self.held = Some(offer);
                 assert_ne!(self.handed_out, Some(HandedOut::Serve(fingerprint)));
                 self.handed_out = Some(HandedOut::Serve(fingerprint));
                 self.placed.clone_from(&self.regions);
@@ -329,6 +343,7 @@ impl World {
                 self.placed.clone_from(&self.regions);
             }
             Effect::Evict(reason) => {
+                self.held = None;
                 if !matches!(self.handed_out, Some(HandedOut::Evict(_))) {
                     self.evicted_at = self.now;
                 }
