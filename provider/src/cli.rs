@@ -145,6 +145,14 @@ pub enum TenantsCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum AccountsCommand {
+    /// Accounts of all tenants or of one, with the id that metrics name.
+    List {
+        #[command(flatten)]
+        ledger: LedgerArgs,
+        /// Only this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
     /// What a re-key, disable or delete of an Account would touch.
     Impact {
         #[command(flatten)]

@@ -55,6 +55,8 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     };
     let result = runtime.block_on(dispatch(cli.command));
     telemetry.shutdown();
+    // A thread that hangs in an HSM's library cannot be ended, and must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
 }
 

@@ -129,7 +129,10 @@ pub async fn tenants(command: TenantsCommand) -> anyhow::Result<()> {
 }
 
 pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
-    let AccountsCommand::Impact { ledger, tenant, account } = command;
+    let (ledger, tenant, account) = match command {
+        AccountsCommand::List { ledger, tenant } => return list_accounts(&ledger, tenant.as_deref()).await,
+        AccountsCommand::Impact { ledger, tenant, account } => (ledger, tenant, account),
+    };
     let ledger = open(&ledger).await?;
     let tenant = find(&ledger, &tenant).await?;
     let row = ledger.account(tenant.id, &account).await?;
@@ -152,6 +155,35 @@ pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
         })
         .collect();
     table(&["NAMESPACE", "NAME", "VERSION", "LAST ROTATION"], &rows);
+    Ok(())
+}
+
+async fn list_accounts(ledger: &LedgerArgs, tenant: Option<&str>) -> anyhow::Result<()> {
+    let ledger = open(ledger).await?;
+    let tenants = match tenant {
+        Some(text) => vec![find(&ledger, text).await?],
+        None => ledger.tenants().await?,
+    };
+    let mut rows = Vec::new();
+    for tenant in tenants {
+        for account in ledger.accounts(tenant.id).await? {
+            let root = account.current_key().map(|key| &key.root);
+            rows.push(vec![
+                tenant.cluster.to_string(),
+                account.name.clone(),
+                account.id.to_string(),
+                account.current_key_version.map_or_else(|| "-".to_owned(), |version| format!("v{version}")),
+                time(account.last_verified),
+                match account.root_lost_since {
+                    Some(since) => format!("root lost since {}", time(Some(since))),
+                    None => account.state().to_string(),
+                },
+                root.map_or_else(|| "-".to_owned(), |root| root.reference.clone()),
+            ]);
+        }
+    }
+    let header = ["LOGICAL CLUSTER", "ACCOUNT", "ID", "ACCOUNT KEY", "VERIFIED", "STATE", "ROOT KEY"];
+    table(&header, &rows);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use openkcm_keychain::{
 use openkcm_logical::{ErrorClass, Lookup};
 use openkcm_orchestrator::{KeyId, Told};
 use openkcm_plan::{
-    TenantView,
+    Event, TenantView,
     account::{self, AccountView, Effect, KeyView},
 };
 
@@ -25,8 +25,10 @@ use super::{
     subject::Subject,
 };
 
-/// Service key versions that one re-wrap transaction moves.
+/// Service key versions that one re-wrap transaction moves: the ledger's other writers get their turn in between.
 const REWRAP_BATCH: u32 = 10_000;
+/// How long batches follow one another before the Account is planned again: progress shows, and a change of mind counts.
+const REWRAP_ROUND: Duration = Duration::from_secs(1);
 /// How many names a message lists.
 const NAMES: usize = 10;
 
@@ -149,6 +151,7 @@ impl Provider {
                 .map(|key| format!("{}/{}", key.namespace, key.name))
                 .collect(),
             lost,
+            absent: account::Absent::default(),
         }
     }
 
@@ -159,8 +162,14 @@ impl Provider {
     ) -> anyhow::Result<account::Record> {
         let loaded = self.loaded(row);
         let desired = object.map(|object| roots::root_id(&object.spec));
-        // The counts matter only while there is more than one account key.
-        let sealed = if row.keys.len() > 1 { self.ledger.rewrap_progress(row.id).await? } else { Vec::new() };
+        let rekeying = row.keys.len() > 1;
+        // Counted while there is more than one account key, and once more at the end: until that has been told.
+        let told = object.and_then(|object| object.status.as_ref()?.rewrap.as_ref()).is_some_and(|rewrap| {
+            rewrap.finished_at.is_some() && u32::try_from(rewrap.to).ok() == row.current_key_version
+        });
+        let ended = !rekeying && !told && row.current_key_version.is_some_and(|version| version > 1);
+        let sealed = if rekeying || ended { self.ledger.rewrap_progress(row.id).await? } else { Vec::new() };
+        let last_erased = if ended { self.last_erased(row).await? } else { None };
         let view = |key: &AccountKeyRow| KeyView {
             version: key.version,
             by_desired_root: roots::root_of(&key.root).map(|spec| roots::root_id(&spec)) == desired,
@@ -181,8 +190,31 @@ impl Provider {
                 .map(view)
                 .collect(),
             root_lost_since: row.root_lost_since,
-            last_erased: None,
+            last_erased,
         })
+    }
+
+    async fn last_erased(&self, row: &AccountRow) -> anyhow::Result<Option<(u32, Timestamp)>> {
+        let history = self.ledger.account_key_history(row.id).await?;
+        Ok(history.iter().rev().find_map(|key| Some((key.version, key.erased_at?))))
+    }
+
+    /// Keys of an Account that is being deleted which the ledger has and the workspace does not.
+    async fn absent(&self, cluster: &LogicalCluster, row: &AccountRow) -> anyhow::Result<account::Absent> {
+        let mut absent = account::Absent::default();
+        for key in self.ledger.keys(row.tenant).await? {
+            let living = key.account == row.id && key.deleted_at.is_none();
+            if !living || self.keys.get(cluster, Some(&key.namespace), &key.name).is_some() {
+                continue;
+            }
+            let id = KeyId { cluster: cluster.clone(), namespace: key.namespace, name: key.name };
+            if lock(&self.homeless).contains(&id) {
+                absent.homeless.push(format!("{}/{}", id.namespace, id.name));
+            } else {
+                absent.returning += 1;
+            }
+        }
+        Ok(absent)
     }
 
     async fn account_step(&self, cluster: &LogicalCluster, name: &str) -> anyhow::Result<Flow> {
@@ -201,7 +233,11 @@ impl Provider {
             Some(row) => self.lost_versions(cluster, name, row).await?,
             None => Vec::new(),
         };
-        let input = self.account_input(cluster, name, &snapshot, now, &keys, lost);
+        let mut input = self.account_input(cluster, name, &snapshot, now, &keys, lost);
+        let deleting = |object: &Arc<Account>| object.metadata.deletion_timestamp.is_some();
+        if let (Some(row), true) = (&snapshot.row, snapshot.object.as_ref().is_some_and(deleting)) {
+            input.absent = self.absent(cluster, row).await?;
+        }
         if matches!(account::view(&input), AccountView::Unavailable { .. }) {
             // Whoever still serves a key of a lost root takes it back now, whatever else this round brings.
             for key in &keys {
@@ -215,8 +251,13 @@ impl Provider {
         if let (Some(status), Some(object), true) = (plan.status, snapshot.object.as_deref(), owned) {
             let old = object.status.as_ref();
             let wrote = self.publish(cluster, object, old, &status, |status| &status.conditions).await?;
-            if wrote && old.and_then(|status| status.phase) != status.phase {
-                self.wake_keys(cluster, name);
+            if wrote {
+                for event in account::events(old, &status, now) {
+                    self.note(cluster, object, event);
+                }
+                if old.and_then(|status| status.phase) != status.phase {
+                    self.wake_keys(cluster, name);
+                }
             }
         }
         let Some(effect) = plan.effect else { return Ok(Flow::Wait(until(now, plan.next))) };
@@ -295,22 +336,7 @@ impl Provider {
             (Effect::Refresh { version }, Some(row), _) => {
                 Ok(Flow::Wait(self.roots.start(self, &tenant, &row, Task::Refresh { version })))
             }
-            (Effect::Rewrap { from, to }, Some(row), _) => {
-                let place = self.ledger.place(row.id).await?;
-                let at = std::time::Instant::now();
-                let sealer = |version| {
-                    let key = self.account_keys.get(row.id, version, at)?;
-                    Some(Arc::new(Sealer::new(place.clone(), version, &key)))
-                };
-                if let (Some(from), Some(to)) = (sealer(from), sealer(to)) {
-                    let batch = self.ledger.rewrap_batch(&from, &to, REWRAP_BATCH).await?;
-                    tracing::info!(%cluster, account = name, done = batch.done, failed = batch.failed, "re-wrapped");
-                    if batch.failed > 0 && batch.done == 0 {
-                        return Ok(Flow::Wait(Some(Duration::from_secs(60))));
-                    }
-                }
-                Ok(Flow::Again)
-            }
+            (Effect::Rewrap { from, to }, Some(row), _) => self.rewrap(cluster, &row, from, to).await,
             (Effect::Erase { version }, Some(row), _) => {
                 self.ledger.erase_account_key(row.id, version, now).await?;
                 Ok(Flow::Again)
@@ -329,12 +355,76 @@ impl Provider {
                 self.wake_keys(cluster, name);
                 Ok(Flow::Again)
             }
+            (Effect::DeleteHomeless, Some(row), Some(object)) => {
+                self.delete_homeless(cluster, &object, &row, now).await?;
+                Ok(Flow::Again)
+            }
             (Effect::Delete, Some(row), _) => {
                 self.ledger.delete_account(row.id, now).await?;
+                self.roots.forget(cluster, &row);
                 Ok(Flow::Again)
             }
             _ => Ok(Flow::Wait(Some(Duration::from_secs(5)))),
         }
+    }
+
+    /// Moves service key versions to another account key, for a while.
+    async fn rewrap(
+        &self,
+        cluster: &LogicalCluster,
+        row: &AccountRow,
+        from: u32,
+        to: u32,
+    ) -> anyhow::Result<Flow> {
+        let place = self.ledger.place(row.id).await?;
+        let begun = std::time::Instant::now();
+        let sealer = |version| {
+            let key = self.account_keys.get(row.id, version, begun)?;
+            Some(Sealer::new(place.clone(), version, &key))
+        };
+        // Their time in memory is over: they are loaded again.
+        let (Some(old), Some(new)) = (sealer(from), sealer(to)) else { return Ok(Flow::Again) };
+        let (mut done, mut failed) = (0, 0);
+        let mut rewrap = self.ledger.rewrap(old, new, REWRAP_BATCH);
+        while begun.elapsed() < REWRAP_ROUND
+            && let Some(batch) = rewrap.next().await?
+        {
+            done += batch.done;
+            failed += batch.failed;
+            crash_point!("Account.rewrapped-batch");
+        }
+        tracing::info!(%cluster, account = row.name, from, to, done, failed, took = ?begun.elapsed(), "re-wrapped");
+        if failed > 0 && done == 0 {
+            tracing::error!(%cluster, account = row.name, failed, "versions do not open; see openkcm-provider ledger verify");
+            return Ok(Flow::Wait(Some(Duration::from_secs(60))));
+        }
+        Ok(Flow::Again)
+    }
+
+    /// Deletes the keys of an Account that goes whose namespace is gone already, and says so.
+    async fn delete_homeless(
+        &self,
+        cluster: &LogicalCluster,
+        object: &Account,
+        row: &AccountRow,
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
+        let homeless = self.absent(cluster, row).await?.homeless;
+        let until = now + self.times.deletion_window;
+        for name in &homeless {
+            let (namespace, name) = name.split_once('/').unwrap_or_default();
+            if let Some(key) = self.ledger.key(row.tenant, namespace, name).await? {
+                self.ledger.schedule_deletion(key.id, until, now).await?;
+            }
+        }
+        let message = format!(
+            "{} keys whose namespace is gone are deleted with their Account: {}. The operator of OpenKCM can bring them back until {}.",
+            homeless.len(),
+            homeless.iter().take(NAMES).cloned().collect::<Vec<_>>().join(", "),
+            until.strftime("%FT%TZ")
+        );
+        self.note(cluster, object, Event { warning: true, reason: "KeysDeleted", message });
+        Ok(())
     }
 
     /// Asks for an account key to be unwrapped. Ends the round: the subject comes back when it is.

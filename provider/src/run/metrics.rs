@@ -14,6 +14,8 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
+use openkcm_keystores::Operation;
+
 use super::provider::Provider;
 
 /// What the reconciles count.
@@ -126,11 +128,32 @@ impl Collector for Scrape {
             let labels = [("store", store.as_str()), ("operation", operation.as_str()), ("outcome", outcome)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
+        self.account_calls(&mut encoder)?;
         self.states(&mut encoder)
     }
 }
 
 impl Scrape {
+    /// What each Account costs its store. The label is the ledger's id, which says nothing to who has no access to it
+    /// (`openkcm-provider accounts list`), and there are a thousand of them at most.
+    fn account_calls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counter = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "openkcm_account_root_key_calls",
+            "Calls to key stores by Account (its id in the ledger) and operation",
+            None,
+            counter.metric_type(),
+        )?;
+        for (account, calls) in self.0.roots.calls() {
+            let account = account.map_or_else(|| "other".to_owned(), |account| account.to_string());
+            for operation in Operation::ALL {
+                let labels = [("account", account.as_str()), ("operation", operation.as_str())];
+                ConstCounter::new(calls.get(operation)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Objects by their state, from the caches.
     fn states(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let provider = &self.0;

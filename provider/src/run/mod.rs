@@ -122,6 +122,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         unplanned: Mutex::default(),
         refused: Mutex::default(),
         told_unreadable: Mutex::default(),
+        homeless: Mutex::default(),
     });
     if late.set(Arc::clone(&provider)).is_err() {
         anyhow::bail!("the provider was made twice");
@@ -297,6 +298,7 @@ async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
     loop {
         tick.tick().await;
         provider.account_keys.expire(std::time::Instant::now());
+        provider.roots.expire();
         match provider.ledger.destroy_due(1_000, Timestamp::now()).await {
             Ok(destroyed) => {
                 let tenants = provider.ledger.tenants().await.unwrap_or_default();

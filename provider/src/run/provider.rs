@@ -59,6 +59,8 @@ pub struct Provider {
     pub told_unreadable: Mutex<HashMap<Subject, Arc<str>>>,
     /// Keys that the ledger refused to make, and why, until an operator changes something.
     pub refused: Mutex<HashMap<KeyId, String>>,
+    /// Keys whose object cannot be put back: their namespace is gone.
+    pub homeless: Mutex<HashSet<KeyId>>,
 }
 
 /// The reason in the condition of an object that does not fit its type.

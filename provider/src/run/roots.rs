@@ -15,7 +15,9 @@ use openkcm_keychain::{
     AccountKeyInput, AccountKeys, Ledger, SecretKey, crash_point,
     rows::{AccountId, AccountRow, Root, TenantRow},
 };
-use openkcm_keystores::{Binding, Error as StoreError, KeyStores, Reason, RootKey, verify};
+use openkcm_keystores::{
+    Binding, Error as StoreError, KeyStores, OwnerCalls, Reason, RootKey, Wrapped, verify, verify_with,
+};
 use openkcm_plan::account::{Failure, FailureKind, Probe, Verified};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -27,8 +29,13 @@ use super::{
     subject::Subject,
 };
 
-/// Calls under way to all key stores; each store's endpoint has its own, smaller limit.
-const CONCURRENCY: usize = 256;
+/// Calls under way to all key stores. Far above what matters: each endpoint and each workspace has its own, small limit,
+/// and here one could wait for another's slow store.
+const CONCURRENCY: usize = 4_096;
+/// Accounts whose calls are counted one by one; what more there are is counted together.
+const COUNTED: usize = 1_000;
+/// How long a probe may wait to become an account key.
+const CANDIDATE_LIFETIME: Duration = Duration::from_secs(60);
 /// First pause after a failure; doubles up to the probe interval.
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(2);
 
@@ -53,6 +60,16 @@ struct Memory {
     running: Vec<String>,
     /// A wrapping is not renewed again before this.
     refresh_at: Option<Instant>,
+    candidate: Option<Candidate>,
+}
+
+/// The probe with which a new root was verified: it is as good an account key as any, and known to open again. So a re-key
+/// asks the new root for one wrap and one unwrap, all told.
+struct Candidate {
+    root: String,
+    key: SecretKey,
+    wrapped: Wrapped,
+    made: Instant,
 }
 
 struct Entry {
@@ -74,6 +91,8 @@ pub struct Roots {
     memory: Arc<Mutex<HashMap<(LogicalCluster, String), Memory>>>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
+    calls: Mutex<HashMap<AccountId, Arc<OwnerCalls>>>,
+    other_calls: Arc<OwnerCalls>,
 }
 
 /// What identifies a root: two specs with the same text mean the same root.
@@ -94,6 +113,37 @@ impl Roots {
             memory: Arc::default(),
             permits: Arc::new(Semaphore::new(CONCURRENCY)),
             tasks: TaskTracker::new(),
+            calls: Mutex::default(),
+            other_calls: Arc::default(),
+        }
+    }
+
+    /// The counter of an Account's calls.
+    fn calls_of(&self, account: AccountId) -> Arc<OwnerCalls> {
+        let mut calls = lock(&self.calls);
+        if calls.len() >= COUNTED && !calls.contains_key(&account) {
+            return Arc::clone(&self.other_calls);
+        }
+        Arc::clone(calls.entry(account).or_default())
+    }
+
+    /// Calls by Account; `None` are those beyond the first thousand, together.
+    pub fn calls(&self) -> Vec<(Option<AccountId>, Arc<OwnerCalls>)> {
+        let calls = lock(&self.calls);
+        let single = calls.iter().map(|(account, calls)| (Some(*account), Arc::clone(calls)));
+        single.chain([(None, Arc::clone(&self.other_calls))]).collect()
+    }
+
+    /// The Account is no more.
+    pub fn forget(&self, cluster: &LogicalCluster, row: &AccountRow) {
+        lock(&self.memory).remove(&(cluster.clone(), row.name.clone()));
+        lock(&self.calls).remove(&row.id);
+    }
+
+    /// Lets probes go that did not become an account key.
+    pub fn expire(&self) {
+        for memory in lock(&self.memory).values_mut() {
+            memory.candidate.take_if(|candidate| candidate.made.elapsed() > CANDIDATE_LIFETIME);
         }
     }
 
@@ -139,7 +189,7 @@ impl Roots {
         let cluster = &tenant.cluster;
         let slot = (cluster.clone(), row.name.clone());
         let label = task.label();
-        {
+        let candidate = {
             let mut all = lock(&self.memory);
             let memory = all.entry(slot.clone()).or_default();
             if let Task::Load { version } = &task
@@ -165,7 +215,11 @@ impl Roots {
                 });
                 entry.probe = Probe::Running;
             }
-        }
+            match &task {
+                Task::Provision { spec, .. } => memory.candidate.take().filter(|it| it.root == root_id(spec)),
+                _ => None,
+            }
+        };
         let call = Call {
             stores: Arc::clone(&self.stores),
             ledger: provider.ledger.clone(),
@@ -173,6 +227,8 @@ impl Roots {
             cluster: cluster.clone(),
             path: tenant.path.clone(),
             row: row.clone(),
+            calls: self.calls_of(row.id),
+            candidate,
         };
         let (memory, permits, queue) =
             (Arc::clone(&self.memory), Arc::clone(&self.permits), provider.queue.clone());
@@ -235,6 +291,15 @@ struct Call {
     cluster: LogicalCluster,
     path: String,
     row: AccountRow,
+    calls: Arc<OwnerCalls>,
+    candidate: Option<Candidate>,
+}
+
+/// What a call brings back.
+#[derive(Default)]
+struct Found {
+    verified: Option<Verified>,
+    candidate: Option<Candidate>,
 }
 
 /// Why a call failed: at the key store, or at the ledger.
@@ -256,37 +321,43 @@ type SecretError = openkcm_secret::SecretError;
 
 impl Call {
     fn open(&self, spec: &AccountSpec) -> Result<Arc<dyn RootKey>, StoreError> {
-        self.stores.open(&self.cluster, &self.path, spec)
+        self.stores.open_for(&self.cluster, &self.path, spec, Arc::clone(&self.calls))
     }
 
     fn binding(&self) -> Binding {
         Binding { logical_cluster: self.cluster.clone(), account: self.row.id.to_string() }
     }
 
-    async fn run(&self, task: &Task) -> Result<Option<Verified>, CallError> {
+    /// Whether the account has no account key by this root yet.
+    fn is_new(&self, root: &str) -> bool {
+        let current = self.row.current_key().and_then(|key| root_of(&key.root));
+        current.is_none_or(|spec| root_id(&spec) != root)
+    }
+
+    async fn run(mut self, task: &Task) -> Result<Found, CallError> {
         match task {
-            Task::Verify { spec } => {
-                let verified = verify(&*self.open(spec)?, &self.binding()).await?;
-                crash_point!("root.verified");
-                Ok(Some(Verified {
-                    reference: verified.reference,
-                    version: verified.version,
-                    algorithm: verified.algorithm,
-                    at: verified.at,
-                }))
-            }
+            Task::Verify { spec } => self.verify(spec).await,
             Task::Provision { spec, version } => {
-                let key = SecretKey::random()?;
-                self.wrap(spec, *version, &key, None).await?;
+                let (key, wrapped) = match self.candidate.take() {
+                    Some(candidate) => (candidate.key, candidate.wrapped),
+                    None => {
+                        let key = SecretKey::random()?;
+                        let wrapped = self.open(spec)?.wrap(&key, &self.binding()).await?;
+                        (key, wrapped)
+                    }
+                };
+                crash_point!("root.account-key-wrapped");
+                let input = input(spec, *version, wrapped);
+                self.ledger.install_account_key(self.row.id, &input, Timestamp::now()).await?;
                 crash_point!("root.account-key-durable");
                 self.account_keys.insert(self.row.id, *version, key, Instant::now());
-                Ok(None)
+                Ok(Found::default())
             }
             Task::Load { version } => {
                 let key = self.unwrap(*version).await?;
                 crash_point!("root.account-key-unwrapped");
                 self.account_keys.insert(self.row.id, *version, key, Instant::now());
-                Ok(None)
+                Ok(Found::default())
             }
             Task::Refresh { version } => {
                 let row = self.row.keys.iter().find(|key| key.version == *version);
@@ -294,38 +365,32 @@ impl Call {
                 let (spec, old) = (root_of(&row.root), row.wrapped.as_deref());
                 let (Some(spec), Some(old)) = (spec, old) else { return Err(CallError::Erased(*version)) };
                 let key = self.unwrap(*version).await?;
-                self.wrap(&spec, *version, &key, Some(old)).await?;
-                Ok(None)
+                let wrapped = self.open(&spec)?.wrap(&key, &self.binding()).await?;
+                crash_point!("root.account-key-wrapped-again");
+                let input = input(&spec, *version, wrapped);
+                self.ledger.replace_wrapping(self.row.id, &input, old, Timestamp::now()).await?;
+                Ok(Found::default())
             }
         }
     }
 
-    /// Wraps an account key and records it: as a new version, or in the place of `old`.
-    async fn wrap(
-        &self,
-        spec: &AccountSpec,
-        version: u32,
-        key: &SecretKey,
-        old: Option<&[u8]>,
-    ) -> Result<(), CallError> {
-        let wrapped = self.open(spec)?.wrap(key, &self.binding()).await?;
-        crash_point!("root.account-key-wrapped");
-        let input = AccountKeyInput {
-            version,
-            wrapped: wrapped.bytes,
-            root: Root {
-                provider_type: spec.provider_type.as_str().to_owned(),
-                reference: wrapped.reference,
-                version: wrapped.version,
-                spec: serde_json::to_value(spec).unwrap_or_default(),
-            },
+    async fn verify(&self, spec: &AccountSpec) -> Result<Found, CallError> {
+        let (root, store, binding) = (root_id(spec), self.open(spec)?, self.binding());
+        let (verified, candidate) = if self.is_new(&root) {
+            let key = SecretKey::random()?;
+            let (verified, wrapped) = verify_with(&*store, &binding, &key).await?;
+            (verified, Some(Candidate { root, key, wrapped, made: Instant::now() }))
+        } else {
+            (verify(&*store, &binding).await?, None)
         };
-        let now = Timestamp::now();
-        match old {
-            None => self.ledger.install_account_key(self.row.id, &input, now).await?,
-            Some(old) => self.ledger.replace_wrapping(self.row.id, &input, old, now).await?,
+        crash_point!("root.verified");
+        let verified = Verified {
+            reference: verified.reference,
+            version: verified.version,
+            algorithm: verified.algorithm,
+            at: verified.at,
         };
-        Ok(())
+        Ok(Found { verified: Some(verified), candidate })
     }
 
     async fn unwrap(&self, version: u32) -> Result<SecretKey, CallError> {
@@ -337,13 +402,27 @@ impl Call {
     }
 }
 
+/// An account key as the ledger takes it.
+fn input(spec: &AccountSpec, version: u32, wrapped: Wrapped) -> AccountKeyInput {
+    AccountKeyInput {
+        version,
+        wrapped: wrapped.bytes,
+        root: Root {
+            provider_type: spec.provider_type.as_str().to_owned(),
+            reference: wrapped.reference,
+            version: wrapped.version,
+            spec: serde_json::to_value(spec).unwrap_or_default(),
+        },
+    }
+}
+
 /// Files away what a task found.
 fn remember(
     memory: &Mutex<HashMap<(LogicalCluster, String), Memory>>,
     slot: &(LogicalCluster, String),
     label: &str,
     task: &Task,
-    result: Result<Option<Verified>, CallError>,
+    result: Result<Found, CallError>,
     interval: SignedDuration,
     account: AccountId,
 ) {
@@ -351,6 +430,12 @@ fn remember(
     let mut all = lock(memory);
     let memory = all.entry(slot.clone()).or_default();
     memory.running.retain(|running| running != label);
+    let result = result.map(|found| {
+        if found.candidate.is_some() {
+            memory.candidate = found.candidate;
+        }
+        found.verified
+    });
     match (task, result) {
         (Task::Verify { spec }, result) => {
             let id = root_id(spec);

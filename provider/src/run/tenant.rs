@@ -74,6 +74,7 @@ impl Provider {
         match effect {
             tenant::Effect::Activate { path } => {
                 let row = self.ledger.bind_tenant(cluster, &path, now).await?;
+                lock(&self.homeless).retain(|key| key.cluster != *cluster);
                 self.wake_workspace(&row).await?;
             }
             tenant::Effect::Suspend => {

@@ -25,7 +25,7 @@ mod wrapped;
 
 pub use config::Config;
 pub use error::{Error, Reason, Result};
-pub use metrics::{CloudCalls, Operation, Outcome};
+pub use metrics::{CloudCalls, Operation, Outcome, OwnerCalls};
 pub use reference::StoreKind;
-pub use root_key::{Binding, Description, RootKey, Verified, Wrapped, verify};
+pub use root_key::{Binding, Description, RootKey, Verified, Wrapped, verify, verify_with};
 pub use stores::KeyStores;

@@ -69,3 +69,18 @@ impl CloudCalls {
         &self.0[kind as usize][operation as usize][outcome.map_or(0, |reason| reason as usize + 1)]
     }
 }
+
+/// Calls that were made for one owner, by operation.
+#[derive(Debug, Default)]
+pub struct OwnerCalls([AtomicU64; 3]);
+
+impl OwnerCalls {
+    pub(crate) fn count(&self, operation: Operation) {
+        self.0[operation as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Calls of one operation.
+    pub fn get(&self, operation: Operation) -> u64 {
+        self.0[operation as usize].load(Ordering::Relaxed)
+    }
+}

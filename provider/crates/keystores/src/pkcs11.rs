@@ -44,8 +44,10 @@ const NO_VERSION: &str = "-";
 const CKM_AES_KEY_WRAP: u64 = 0x2109;
 const CKM_AES_KEY_WRAP_PAD: u64 = 0x210a;
 
-/// Libraries that this process has initialised: PKCS#11 allows it once.
-static LIBRARIES: LazyLock<Mutex<HashMap<PathBuf, Pkcs11>>> = LazyLock::new(Mutex::default);
+/// Libraries that this process has initialised: PKCS#11 allows it once. Each behind a lock of its own, so that one which
+/// hangs in its initialisation holds up no other.
+static LIBRARIES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Option<Pkcs11>>>>>> =
+    LazyLock::new(Mutex::default);
 
 /// A mechanism that takes no parameter.
 fn plain(kind: MechanismType) -> Mechanism<'static> {
@@ -143,8 +145,9 @@ impl Token {
     }
 
     fn library(&self) -> std::result::Result<Pkcs11, HsmError> {
-        let mut libraries = lock(&LIBRARIES);
-        if let Some(library) = libraries.get(&self.module) {
+        let slot = Arc::clone(lock(&LIBRARIES).entry(self.module.clone()).or_default());
+        let mut slot = lock(&slot);
+        if let Some(library) = &*slot {
             return Ok(library.clone());
         }
         let library = Pkcs11::new(&self.module)?;
@@ -153,7 +156,7 @@ impl Token {
             Ok(()) | Err(HsmError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => return Err(error),
         }
-        libraries.insert(self.module.clone(), library.clone());
+        *slot = Some(library.clone());
         Ok(library)
     }
 

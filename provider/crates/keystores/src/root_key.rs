@@ -74,12 +74,21 @@ pub struct Verified {
 /// Each of the three alone lies somewhere: Azure wraps with a disabled key, a PKCS#11 key can be seen without a login, and a permission to
 /// encrypt is not one to decrypt.
 pub async fn verify(root: &dyn RootKey, binding: &Binding) -> Result<Verified> {
-    let description = root.describe().await?;
     let probe = SecretKey::random().map_err(|error| {
         Error::new(Reason::Unreachable, "no locked memory or randomness for the probe; it is tried again")
             .with_source(&error)
     })?;
-    let wrapped = root.wrap(&probe, binding).await?;
+    verify_with(root, binding, &probe).await.map(|(verified, _)| verified)
+}
+
+/// [`verify`] with a value that is good for more: an account key to be, which is then known to open again.
+pub async fn verify_with(
+    root: &dyn RootKey,
+    binding: &Binding,
+    probe: &SecretKey,
+) -> Result<(Verified, Wrapped)> {
+    let description = root.describe().await?;
+    let wrapped = root.wrap(probe, binding).await?;
     let back = root.unwrap(&wrapped.bytes, binding).await?;
     let same = probe.expose(|sent| {
         back.expose(|got| aws_lc_rs::constant_time::verify_slices_are_equal(sent, got).is_ok())
@@ -90,10 +99,11 @@ pub async fn verify(root: &dyn RootKey, binding: &Binding) -> Result<Verified> {
             "the key store returned another value than the one it wrapped",
         ));
     }
-    Ok(Verified {
-        reference: wrapped.reference,
+    let verified = Verified {
+        reference: wrapped.reference.clone(),
         version: description.version,
         algorithm: description.algorithm,
         at: Timestamp::now(),
-    })
+    };
+    Ok((verified, wrapped))
 }

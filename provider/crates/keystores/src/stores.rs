@@ -8,7 +8,8 @@ use openkcm_apis::AccountSpec;
 use openkcm_secret::SecretKey;
 
 use crate::{
-    Binding, CloudCalls, Config, Description, Error, Operation, Reason, Result, RootKey, StoreKind, Wrapped,
+    Binding, CloudCalls, Config, Description, Error, Operation, OwnerCalls, Reason, Result, RootKey,
+    StoreKind, Wrapped,
     aws::AwsStore,
     azure::{AzureStore, Identity},
     config::{Grant, matches},
@@ -93,6 +94,17 @@ impl KeyStores {
     /// `path` is the workspace's path at this moment, for grants by path; empty if unknown. The result remembers what a describe found: one
     /// that is kept saves the describe before a first wrap.
     pub fn open(&self, cluster: &LogicalCluster, path: &str, spec: &AccountSpec) -> Result<Arc<dyn RootKey>> {
+        self.open_for(cluster, path, spec, Arc::default())
+    }
+
+    /// [`Self::open`], counting every call that is made.
+    pub fn open_for(
+        &self,
+        cluster: &LogicalCluster,
+        path: &str,
+        spec: &AccountSpec,
+        owner: Arc<OwnerCalls>,
+    ) -> Result<Arc<dyn RootKey>> {
         let kind = StoreKind::from(spec.provider_type);
         let reference = Reference::parse(kind, &spec.key_reference)
             .map_err(|error| Error::misconfigured(format!("keyReference: {error}")))?;
@@ -108,6 +120,7 @@ impl KeyStores {
             place: place.into(),
             workspace: cluster.clone(),
             guard: Arc::clone(&self.guard),
+            owner,
         }))
     }
 
@@ -231,6 +244,7 @@ struct GuardedRoot {
     place: Arc<str>,
     workspace: LogicalCluster,
     guard: Arc<Guard>,
+    owner: Arc<OwnerCalls>,
 }
 
 impl GuardedRoot {
@@ -239,7 +253,12 @@ impl GuardedRoot {
         operation: Operation,
         call: BoxFuture<'a, Result<T>>,
     ) -> BoxFuture<'a, Result<T>> {
-        self.guard.call(self.root.kind(), operation, &self.place, &self.workspace, call).boxed()
+        // Not before the guard lets it through: a call that is refused here is none.
+        let counted = async move {
+            self.owner.count(operation);
+            call.await
+        };
+        self.guard.call(self.root.kind(), operation, &self.place, &self.workspace, counted).boxed()
     }
 }
 

@@ -6,7 +6,7 @@ mod world;
 use jiff::SignedDuration;
 use openkcm_plan::{
     Plan, TenantView,
-    account::{AccountView, Effect, FailureKind::*},
+    account::{self, Absent, AccountView, Effect, FailureKind::*},
 };
 use world::{
     account::{PROBE, Root, World, say},
@@ -99,6 +99,15 @@ fn throttled_is_not_lost() {
         world.settles("probe");
         world.shows("Ready v1 True/Ready False/Throttled");
     }
+    // A store that answers nothing else for long hides whether its key is still there.
+    world.pass(account::THROTTLED_LIMIT);
+    world.settles("probe, lost");
+    world.pass(GRACE);
+    world.settles("probe, forget");
+    world.shows("Unavailable v1 False/Throttled False/Throttled");
+    world.root("A", Root::Works(1));
+    world.pass(PROBE);
+    world.settles("probe, found, load v1");
     // And it does not end a loss either.
     world.root("A", Root::Fails(Refused));
     world.pass(PROBE);
@@ -319,6 +328,45 @@ fn an_account_with_dependents_stays_says_why_and_is_watched_all_the_same() {
     world.root("A", Root::Works(1));
     world.dependents = 0;
     world.settles("delete, let go");
+}
+
+#[test]
+fn keys_whose_namespace_is_gone_do_not_hold_their_account_for_ever() {
+    let mut world = World::with_account(3);
+    world.absent = Absent { homeless: vec!["gone/db".to_owned()], returning: 1 };
+    world.delete();
+    // One of them may yet come back and be a reason to stay.
+    world.settles("");
+    assert_eq!(world.next, Some(world.now + SignedDuration::from_secs(1)));
+    world.absent.returning = 0;
+    world.settles("delete homeless, delete, let go");
+    assert!(world.object.is_none());
+}
+
+#[test]
+fn the_diary_tells_how_a_rewrap_gets_on() {
+    let mut world = World::with_account(400);
+    world.apply("B");
+    let mut diary = Vec::new();
+    loop {
+        let old = world.object.as_ref().unwrap().status.clone();
+        let step = world.step();
+        if let Some(new) = &world.object.as_ref().unwrap().status {
+            diary.extend(account::events(old.as_ref(), new, world.now));
+        }
+        if step.is_none() {
+            break;
+        }
+        world.pass(SignedDuration::from_secs(3));
+    }
+    let lines: Vec<_> = diary.iter().map(|event| format!("{}: {}", event.reason, event.message)).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    RewrapStarted: 400 versions of service keys go from account key v1 to v2, which the new root wraps. They can be used all the while.
+    Rewrapping: 100 of 400 versions are re-wrapped, about 18s to go.
+    Rewrapping: 200 of 400 versions are re-wrapped, about 9s to go.
+    Rewrapping: 300 of 400 versions are re-wrapped, about 4s to go.
+    RewrapComplete: 400 versions of service keys are wrapped by account key v2; the wrapped account key v1 is erased, and its root is not needed any more.
+    ");
 }
 
 #[test]

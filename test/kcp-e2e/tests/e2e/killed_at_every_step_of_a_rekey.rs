@@ -17,7 +17,8 @@ const KEYS: [&str; 2] = ["payments/one", "payments/two"];
 /// What a re-key does; the rest of a trace is other work that goes on beside it.
 const OURS: [&str; 5] = ["Account.", "root.", "install.", "rewrap.", "erase."];
 /// Steps of a start in the middle of a re-key: the account keys come back from their roots.
-const IN_THE_RESTART: [&str; 3] = ["Account.before-load", "root.account-key-unwrapped", "Account.after-rewrap"];
+const IN_THE_RESTART: [&str; 3] =
+    ["Account.before-load", "root.account-key-unwrapped", "Account.after-rewrap"];
 
 #[test]
 fn killed_at_every_step_of_a_rekey_it_ends_as_if_undisturbed() {
@@ -49,10 +50,19 @@ fn killed_at_every_step_of_a_rekey_it_ends_as_if_undisturbed() {
             rekeys.end().await?
         };
         let mut seen = HashSet::new();
-        let steps: Vec<String> = story.own()?.steps().into_iter()
+        let steps: Vec<String> = story
+            .own()?
+            .steps()
+            .into_iter()
             .filter(|step| OURS.iter().any(|of| step.starts_with(of)) && seen.insert(step.clone()))
             .collect();
-        for needed in ["root.verified", "root.account-key-durable", "rewrap.after-commit", "erase.after-commit", "Account.after-status"] {
+        for needed in [
+            "root.verified",
+            "root.account-key-durable",
+            "rewrap.after-commit",
+            "erase.after-commit",
+            "Account.after-status",
+        ] {
             ensure!(steps.iter().any(|step| step == needed), "the re-key did not pass {needed}: {steps:?}");
         }
 
@@ -77,15 +87,22 @@ fn released_binary_has_no_crash_points() {
             .iter()
             .any(|needle| bytes.windows(needle.len()).any(|window| window == *needle)))
     };
-    paths::crashing_provider().and_then(|_| {
-        ensure!(has("openkcm-provider-crashing")?, "the search finds nothing where there is something");
-        ensure!(!has("openkcm-provider")?, "openkcm-provider was built with crash points");
-        Ok(())
-    }).unwrap();
+    paths::crashing_provider()
+        .and_then(|_| {
+            ensure!(has("openkcm-provider-crashing")?, "the search finds nothing where there is something");
+            ensure!(!has("openkcm-provider")?, "openkcm-provider was built with crash points");
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// A re-key, killed at each of these points, the later ones in the restarts that follow.
-async fn killed_at(story: &mut Story, rekeys: &mut Rekeys, points: &[&str], undisturbed: &Value) -> Result<()> {
+async fn killed_at(
+    story: &mut Story,
+    rekeys: &mut Rekeys,
+    points: &[&str],
+    undisturbed: &Value,
+) -> Result<()> {
     let what = || format!("a re-key that was killed at {}", points.join(", then "));
     for (n, point) in points.iter().enumerate() {
         story.own()?.crash_at(point)?;
@@ -124,13 +141,16 @@ impl Rekeys {
     /// different every time: times, and the numbers of account keys.
     async fn end(&self) -> Result<Value> {
         let version = self.done + 1;
-        let account = self.team.expect(ACCOUNT, "aws", "it is Ready under the new root", |it| {
-            it["status"]["phase"] == "Ready"
-                && it["status"]["accountKeyVersion"] == version
-                && it["status"]["rootKey"]["reference"] == self.roots[self.done % 2].as_str()
-                && is_true(it, "RewrapComplete")
-                && it["status"]["rewrap"]["finishedAt"].is_string()
-        }).await?;
+        let account = self
+            .team
+            .expect(ACCOUNT, "aws", "it is Ready under the new root", |it| {
+                it["status"]["phase"] == "Ready"
+                    && it["status"]["accountKeyVersion"] == version
+                    && it["status"]["rootKey"]["reference"] == self.roots[self.done % 2].as_str()
+                    && is_true(it, "RewrapComplete")
+                    && it["status"]["rewrap"]["finishedAt"].is_string()
+            })
+            .await?;
         for (key, sealed) in &self.sealed {
             self.application.decrypts(key, sealed, "before").await?;
             let after = self.application.encrypts(key, "after").await?;
@@ -141,10 +161,15 @@ impl Rekeys {
             for field in ["lastTransitionTime", "observedGeneration"] {
                 condition[field] = Value::Null;
             }
-            let message = condition["message"].as_str().unwrap_or_default().replace(&format!("v{version}"), "vNEW");
+            let message =
+                condition["message"].as_str().unwrap_or_default().replace(&format!("v{version}"), "vNEW");
             condition["message"] = message.replace(&format!("v{}", version - 1), "vOLD").into();
         }
-        ensure!(status["rewrap"]["from"] == version - 1 && status["rewrap"]["to"] == version, "{}", status["rewrap"]);
+        ensure!(
+            status["rewrap"]["from"] == version - 1 && status["rewrap"]["to"] == version,
+            "{}",
+            status["rewrap"]
+        );
         for field in ["observedGeneration", "accountKeyVersion", "rootKey", "impact"] {
             status[field] = Value::Null;
         }

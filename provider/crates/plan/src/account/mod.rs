@@ -1,15 +1,19 @@
 //! A root of trust: verified, watched, replaced, let go.
 
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use openkcm_apis::{Account, AccountPhase, AccountStatus, Impact, Rewrap, RootKeyStatus, conditions};
+mod status;
+
+use jiff::{SignedDuration, Timestamp};
+use openkcm_apis::{Account, AccountStatus, Impact};
 use serde_json::Value;
 
-use crate::{
-    Plan, Settings, TenantView,
-    conditions::{Conditions, has_finalizer},
-    earliest,
-};
+use crate::{Plan, Settings, TenantView, conditions::has_finalizer, earliest};
+
+pub use status::events;
+use status::status;
+
+/// A store that only ever asks for fewer calls says nothing of its key. For so long that is not a loss; then nobody could
+/// tell a busy store from one whose key is gone, and it counts as unreachable.
+pub const THROTTLED_LIMIT: SignedDuration = SignedDuration::from_mins(15);
 
 /// What the last look at a root key found. Kept in memory only: after a restart every root is looked at again.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,8 +95,18 @@ pub enum FailureKind {
     Refused,
     /// The store could not be asked.
     Unreachable,
-    /// The store asked for fewer calls; nothing is known.
+    /// The store asked for fewer calls; nothing is known. Beyond [`THROTTLED_LIMIT`] it counts as unreachable.
     Throttled,
+}
+
+impl Failure {
+    /// When it begins to count as a loss.
+    fn counts_from(&self) -> Timestamp {
+        match self.kind {
+            FailureKind::Refused | FailureKind::Unreachable => self.since,
+            FailureKind::Throttled => self.since + THROTTLED_LIMIT,
+        }
+    }
 }
 
 /// What the ledger says of an account.
@@ -154,6 +168,17 @@ pub struct Input<'a> {
     pub dependents: Vec<String>,
     /// Versions that only a lost root could open, as `namespace/name vN`.
     pub lost: Vec<String>,
+    /// Keys of the ledger that have no object, looked for only while the Account is being deleted.
+    pub absent: Absent,
+}
+
+/// Keys under an Account that the ledger has and the workspace does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Absent {
+    /// Those whose namespace is gone: their objects cannot be put back. As `namespace/name`.
+    pub homeless: Vec<String>,
+    /// How many others: their objects come back in a moment.
+    pub returning: usize,
 }
 
 /// What to do about an Account.
@@ -207,6 +232,9 @@ pub enum Effect {
     MarkFound,
     /// Drop the unwrapped account keys from memory.
     Forget,
+    /// Delete the keys whose namespace is gone: with their Account nothing could bring their objects back. They are kept
+    /// for the deletion window, as any deleted key.
+    DeleteHomeless,
     /// Record that the object was deleted.
     Delete,
 }
@@ -229,6 +257,7 @@ impl Effect {
             Self::MarkLost { .. } => "mark-lost",
             Self::MarkFound => "mark-found",
             Self::Forget => "forget",
+            Self::DeleteHomeless => "delete-homeless",
             Self::Delete => "delete",
         }
     }
@@ -371,10 +400,21 @@ fn deletion(input: &Input<'_>, ours: bool) -> Option<Plan<Effect, AccountStatus>
     if !ours {
         return Some(Plan::idle());
     }
-    if input.record.as_ref().is_none_or(|record| record.deleted) {
+    let Some(record) = input.record.as_ref().filter(|record| !record.deleted) else {
         return Some(Plan::act(Effect::RemoveFinalizer));
+    };
+    if input.impact.keys > 0 {
+        return None;
     }
-    (input.impact.keys == 0).then(|| Plan::act(Effect::Delete))
+    if input.absent.returning > 0 {
+        let object = input.object?;
+        return Some(Plan::settled(
+            status(input, object, record),
+            Some(input.now + SignedDuration::from_secs(1)),
+        ));
+    }
+    let effect = if input.absent.homeless.is_empty() { Effect::Delete } else { Effect::DeleteHomeless };
+    Some(Plan::act(effect))
 }
 
 /// Looks at the roots, and keeps the ledger's note of a loss.
@@ -388,12 +428,11 @@ fn watch_roots(input: &Input<'_>, record: &Record) -> Option<Effect> {
     record.current.as_ref()?;
     match input.in_use() {
         Probe::Done { outcome: Ok(_), .. } if record.root_lost_since.is_some() => Some(Effect::MarkFound),
-        Probe::Done { outcome: Err(failure), .. } if record.root_lost_since.is_none() => match failure.kind {
-            FailureKind::Refused | FailureKind::Unreachable => {
-                Some(Effect::MarkLost { since: failure.since })
-            }
-            FailureKind::Throttled => None,
-        },
+        Probe::Done { outcome: Err(failure), .. }
+            if record.root_lost_since.is_none() && failure.counts_from() <= input.now =>
+        {
+            Some(Effect::MarkLost { since: failure.since })
+        }
         _ => None,
     }
 }
@@ -431,167 +470,4 @@ fn key_work(input: &Input<'_>, record: &Record) -> Option<Effect> {
         return Some(Effect::Load { version: old.version });
     }
     (verified.version != current.root_version).then_some(Effect::Refresh { version: current.version })
-}
-
-fn status(input: &Input<'_>, object: &Account, record: &Record) -> AccountStatus {
-    let old = object.status.clone().unwrap_or_default();
-    let mut set = Conditions::of(Some(old.conditions.as_slice()), object.metadata.generation, input.now);
-    let deleting = object.metadata.deletion_timestamp.is_some();
-    let rekeying = record.current.is_some() && !record.retiring.is_empty();
-    let unavailable = record.current.is_some() && input.lost_beyond_grace();
-
-    match &input.desired {
-        Probe::Done { outcome: Ok(verified), .. } => set.set_true(
-            conditions::ROOT_KEY_VERIFIED,
-            "Verified",
-            &format!(
-                "The root key was described, and has wrapped and unwrapped a probe ({}).",
-                verified.algorithm
-            ),
-        ),
-        Probe::Done { outcome: Err(failure), .. } => {
-            let note = match &record.current {
-                Some(current) if !current.by_desired_root => {
-                    format!(" The old root {} stays in use.", current.reference)
-                }
-                _ => String::new(),
-            };
-            set.set_false(
-                conditions::ROOT_KEY_VERIFIED,
-                failure.reason,
-                format!("{}{note}", failure.message),
-            );
-        }
-        Probe::Never | Probe::Running => {
-            set.set_unknown(conditions::ROOT_KEY_VERIFIED, "Verifying", "The root key is being verified.");
-        }
-    }
-    rewrap_condition(input, record, &mut set);
-    if deleting && input.impact.keys > 0 {
-        set.set_true(
-            conditions::DELETION_BLOCKED,
-            "HasDependents",
-            &format!(
-                "{} ServiceEncryptionKeys still use this Account: {}. Delete them first; \
-                 list them with: kubectl get sek -A -o wide",
-                input.impact.keys,
-                input.dependents.join(", ")
-            ),
-        );
-    } else {
-        set.remove(conditions::DELETION_BLOCKED);
-    }
-    let phase = if deleting {
-        set.set_false(conditions::READY, "Deleting", "The Account is being deleted.");
-        AccountPhase::Deleting
-    } else if record.current.is_none() {
-        let (reason, message) = match input.desired.failure() {
-            Some(failure) => (failure.reason, failure.message.clone()),
-            None => ("Verifying", "The root key is being verified.".to_owned()),
-        };
-        set.set_false(conditions::READY, reason, message);
-        AccountPhase::Pending
-    } else if unavailable {
-        let failure = input.in_use().failure();
-        set.set_false(
-            conditions::READY,
-            failure.map_or("RootLost", |failure| failure.reason),
-            format!(
-                "The root key cannot be used since {}; the keys below it have left the edges and come back by themselves when it works again. {}",
-                record.root_lost_since.map_or_else(String::new, |since| since.strftime("%FT%TZ").to_string()),
-                failure.map_or("", |failure| failure.message.as_str())
-            ),
-        );
-        AccountPhase::Unavailable
-    } else {
-        let message = match (record.root_lost_since, rekeying) {
-            (Some(since), _) => format!(
-                "Keys work. The root key fails since {}; if it still does at {}, they leave the edges.",
-                since.strftime("%FT%TZ"),
-                (since + input.settings.root_loss_grace).strftime("%FT%TZ")
-            ),
-            (None, true) => "Keys work while they are re-wrapped under the new root.".to_owned(),
-            (None, false) => "Keys can be created and used under this root.".to_owned(),
-        };
-        set.set_true(conditions::READY, "Ready", &message);
-        if rekeying { AccountPhase::Rekeying } else { AccountPhase::Ready }
-    };
-    AccountStatus {
-        phase: Some(phase),
-        root_key: record.current.as_ref().map(|current| root_key(input, current, old.root_key.as_ref())),
-        account_key_version: record.current.as_ref().and_then(|current| i32::try_from(current.version).ok()),
-        rewrap: rewrap(input, record).or(old.rewrap),
-        impact: Some(input.impact),
-        dependents: input.impact.keys,
-        conditions: set.done(),
-        observed_generation: object.metadata.generation,
-    }
-}
-
-fn root_key(input: &Input<'_>, current: &KeyView, old: Option<&RootKeyStatus>) -> RootKeyStatus {
-    let verified = input.in_use().verified();
-    let some = |text: &str| (!text.is_empty() && text != "-").then(|| text.to_owned());
-    RootKeyStatus {
-        reference: current.reference.clone(),
-        version: some(&current.root_version),
-        algorithm: verified.and_then(|verified| some(&verified.algorithm)).or_else(|| old?.algorithm.clone()),
-        last_verified: verified.map(|verified| Time(verified.at)).or_else(|| old?.last_verified.clone()),
-    }
-}
-
-fn rewrap_condition(input: &Input<'_>, record: &Record, set: &mut Conditions) {
-    let Some(current) = record.current.as_ref().filter(|current| current.version > 1) else {
-        set.remove(conditions::REWRAP_COMPLETE);
-        return;
-    };
-    let left: u64 = record.retiring.iter().map(|key| key.seals).sum();
-    if left == 0 && record.retiring.is_empty() {
-        set.set_true(
-            conditions::REWRAP_COMPLETE,
-            "Complete",
-            &format!(
-                "Everything is wrapped by account key v{}; older account keys are erased.",
-                current.version
-            ),
-        );
-    } else if input.lost.is_empty() {
-        set.set_false(
-            conditions::REWRAP_COMPLETE,
-            "InProgress",
-            format!("{left} versions are still wrapped by an older account key."),
-        );
-    } else {
-        set.set_false(
-            conditions::REWRAP_COMPLETE,
-            "OldRootUnavailable",
-            format!(
-                "{left} versions can only be opened by the old root, which cannot be used: {}. They come back if the old root does; \
-                 everything else is safe under the new root.",
-                input.lost.join(", ")
-            ),
-        );
-    }
-}
-
-fn rewrap(input: &Input<'_>, record: &Record) -> Option<Rewrap> {
-    let current = record.current.as_ref().filter(|current| current.version > 1)?;
-    let clamp = |count: u64| i32::try_from(count).unwrap_or(i32::MAX);
-    let left: u64 = record.retiring.iter().map(|key| key.seals).sum();
-    let from = record
-        .retiring
-        .iter()
-        .map(|key| key.version)
-        .min()
-        .or(record.last_erased.map(|(version, _)| version))?;
-    let failed = if input.lost.is_empty() { 0 } else { left };
-    Some(Rewrap {
-        from: clamp(from.into()),
-        to: clamp(current.version.into()),
-        total: clamp(left + current.seals),
-        done: clamp(current.seals),
-        failed: clamp(failed),
-        lost: input.lost.iter().take(20).cloned().collect(),
-        started_at: Some(Time(current.created)),
-        finished_at: record.retiring.is_empty().then(|| record.last_erased.map(|(_, at)| Time(at))).flatten(),
-    })
 }

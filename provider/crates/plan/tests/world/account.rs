@@ -8,7 +8,8 @@ use openkcm_apis::{Account, AccountSpec, AccountStatus, Impact};
 use openkcm_plan::{
     Plan, TenantView,
     account::{
-        self, AccountView, Effect, Failure, FailureKind, Input, KeyView, Probe, Record, Verified, plan,
+        self, Absent, AccountView, Effect, Failure, FailureKind, Input, KeyView, Probe, Record, Verified,
+        plan,
     },
 };
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ pub struct World {
     probes: BTreeMap<String, Probe>,
     pub loaded: BTreeSet<u32>,
     pub dependents: i32,
+    /// Keys of the ledger without an object.
+    pub absent: Absent,
     pub next: Option<Timestamp>,
     /// Wraps and unwraps at a store, apart from probes.
     pub cloud_calls: u32,
@@ -71,6 +74,7 @@ pub fn say(effect: &Effect) -> String {
         Effect::MarkFound => "found".to_owned(),
         Effect::Forget => "forget".to_owned(),
         Effect::Delete => "delete".to_owned(),
+        Effect::DeleteHomeless => "delete homeless".to_owned(),
     }
 }
 
@@ -91,6 +95,7 @@ impl World {
             probes: BTreeMap::new(),
             loaded: BTreeSet::new(),
             dependents: 0,
+            absent: Absent::default(),
             next: None,
             cloud_calls: 0,
         }
@@ -193,6 +198,7 @@ impl World {
             impact: Impact { keys: self.dependents, namespaces: 1, active_clients: 0 },
             dependents: (0..self.dependents).map(|n| format!("shop/key-{n}")).collect(),
             lost: Vec::new(),
+            absent: self.absent.clone(),
         }
     }
 
@@ -362,8 +368,10 @@ impl World {
             Effect::MarkLost { .. } => self.ledger.as_mut().unwrap().lost_since = Some(now),
             Effect::MarkFound => self.ledger.as_mut().unwrap().lost_since = None,
             Effect::Forget => self.loaded.clear(),
+            Effect::DeleteHomeless => self.absent.homeless.clear(),
             Effect::Delete => {
                 assert_eq!(self.dependents, 0, "an Account goes while keys hang on it");
+                assert_eq!(self.absent, Absent::default(), "the ledger would refuse");
                 self.ledger.as_mut().unwrap().deleted = true;
             }
         }
