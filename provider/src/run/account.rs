@@ -20,7 +20,7 @@ use openkcm_plan::{
 };
 
 use super::{
-    provider::{Flow, Provider, UNREADABLE, WRITTEN, Workspace, settle, until},
+    provider::{Flow, Provider, UNREADABLE, WRITTEN, Workspace, lock, settle, until},
     roots::{self, Task},
     subject::Subject,
 };
@@ -204,7 +204,7 @@ impl Provider {
         let mut absent = account::Absent::default();
         for key in self.ledger.keys(row.tenant).await? {
             let living = key.account == row.id && key.deleted_at.is_none();
-            if !living || self.keys.get(cluster, Some(&key.namespace), &key.name).is_some() {
+            if !living || self.caches.keys.get(cluster, Some(&key.namespace), &key.name).is_some() {
                 continue;
             }
             let id = KeyId { cluster: cluster.clone(), namespace: key.namespace, name: key.name };

@@ -47,6 +47,9 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Edges wait no longer than this for keys that cannot be planned (a key store that does not answer).
 const FIRST_PLANS: Duration = Duration::from_secs(60);
 
+/// How long calls to key stores may go on after a stop.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// Where the ledger is.
 pub fn location(args: &LedgerArgs) -> Location {
     match &args.database_url {
@@ -194,7 +197,10 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
             result = Err(error);
         }
     }
-    provider.roots.close().await;
+    // What a silent store holds up is done again after the next start.
+    if tokio::time::timeout(FAREWELL, provider.roots.close()).await.is_err() {
+        tracing::warn!("key stores did not answer to the last");
+    }
     provider.ledger.close().await;
     result
 }

@@ -34,6 +34,8 @@ use super::{
 const CONCURRENCY: usize = 4_096;
 /// Accounts whose calls are counted one by one; what more there are is counted together.
 const COUNTED: usize = 1_000;
+/// So often, with a second in between, a call waits for a place among those of its workspace or store.
+const LONGEST_WAIT: u32 = 30;
 /// How long a probe may wait to become an account key.
 const CANDIDATE_LIFETIME: Duration = Duration::from_secs(60);
 /// First pause after a failure; doubles up to the probe interval.
@@ -220,7 +222,7 @@ impl Roots {
                 _ => None,
             }
         };
-        let call = Call {
+        let mut call = Call {
             stores: Arc::clone(&self.stores),
             ledger: provider.ledger.clone(),
             account_keys: Arc::clone(&provider.account_keys),
@@ -241,9 +243,20 @@ impl Roots {
         let work = async move {
             // Closed never: the semaphore lives as long as the tasks.
             let _permit = permits.acquire().await;
-            // A panic in a client library must not leave the account waiting for ever.
-            let result =
-                AssertUnwindSafe(call.run(&task)).catch_unwind().await.unwrap_or(Err(CallError::Panicked));
+            let mut waited = 0;
+            let result = loop {
+                // A panic in a client library must not leave the account waiting for ever.
+                let result = AssertUnwindSafe(call.run(&task)).catch_unwind().await;
+                let result = result.unwrap_or(Err(CallError::Panicked));
+                match &result {
+                    // Others of the same workspace or store are at it, and that is no finding.
+                    Err(CallError::Store(error)) if error.is_ours && waited < LONGEST_WAIT => {
+                        waited += 1;
+                        tokio::time::sleep(error.retry_after.unwrap_or(Duration::from_secs(1))).await;
+                    }
+                    _ => break result,
+                }
+            };
             if let Err(error) = &result {
                 let error = chain(error);
                 tracing::info!(cluster = %slot.0, account = %slot.1, task = task.name(), error, "root key call failed");
@@ -334,7 +347,7 @@ impl Call {
         current.is_none_or(|spec| root_id(&spec) != root)
     }
 
-    async fn run(mut self, task: &Task) -> Result<Found, CallError> {
+    async fn run(&mut self, task: &Task) -> Result<Found, CallError> {
         match task {
             Task::Verify { spec } => self.verify(spec).await,
             Task::Provision { spec, version } => {

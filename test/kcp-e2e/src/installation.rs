@@ -296,7 +296,11 @@ impl Installation {
             }
         })
         .await?;
-        ensure!(!order.exists(), "the provider died of something else than {point}: {}", provider.log_tail(15));
+        ensure!(
+            !order.exists(),
+            "the provider died of something else than {point}: {}",
+            provider.log_tail(15)
+        );
         self.providers[0] = None;
         Ok(())
     }

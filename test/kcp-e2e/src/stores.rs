@@ -247,6 +247,8 @@ pub struct KeyStores {
     hsm: Hsm,
     authority: PathBuf,
     granted: Vec<String>,
+    /// The operator's `limits`, as YAML.
+    limits: String,
 }
 
 impl KeyStores {
@@ -267,16 +269,18 @@ impl KeyStores {
             Contract::start(&["gcp"], ports.gcp, logs, lifetime),
             Hsm::start(folder.join("softhsm")),
         )?;
-        Ok(Self { aws, stub: None, azure, gcp, hsm, authority, granted })
+        Ok(Self { aws, stub: None, azure, gcp, hsm, authority, granted, limits: "{}".to_owned() })
     }
 
-    /// Starts stores for one owner, who may disturb them. A stub is AWS KMS: LocalStack cannot be told to misbehave.
-    pub async fn start_own(granted: Vec<String>, folder: &Path) -> Result<Self> {
+    /// Starts stores for one owner, who may disturb them. A stub is AWS KMS: LocalStack cannot be told to misbehave; and the
+    /// HSM is behind a library that can.
+    pub async fn start_own(granted: Vec<String>, folder: &Path, limits: &str) -> Result<Self> {
         let stub = Contract::start(&["aws"], free_ports()?, folder, Lifetime::Owned).await?;
         let aws = Aws::attach(format!("http://{}", stub.address()));
         let ports = ContractPorts::free()?;
-        let stores = Self::start(aws, ports, granted, folder, folder, Lifetime::Owned).await?;
-        Ok(Self { stub: Some(stub), ..stores })
+        let mut stores = Self::start(aws, ports, granted, folder, folder, Lifetime::Owned).await?;
+        stores.hsm.can_be_disturbed()?;
+        Ok(Self { stub: Some(stub), limits: limits.to_owned(), ..stores })
     }
 
     /// Makes a store of one's own misbehave from now on, or no more.
@@ -285,7 +289,17 @@ impl KeyStores {
             Store::Aws => self.stub.as_ref().context("a stub of AWS KMS")?.disturb(trouble).await,
             Store::Azure => self.azure.disturb(trouble).await,
             Store::Gcp => self.gcp.disturb(trouble).await,
-            Store::Hsm => bail!("an HSM cannot be told to misbehave"),
+            Store::Hsm => self.hsm.disturb(trouble),
+        }
+    }
+
+    /// Calls that reached a store of one's own: metadata reads, wraps, unwraps. Not of the HSM.
+    pub async fn calls(&self, store: Store) -> Result<[u64; 3]> {
+        match store {
+            Store::Aws => self.stub.as_ref().context("a stub of AWS KMS")?.calls().await,
+            Store::Azure => self.azure.calls().await,
+            Store::Gcp => self.gcp.calls().await,
+            Store::Hsm => bail!("an HSM does not count calls"),
         }
     }
 
@@ -358,7 +372,8 @@ impl KeyStores {
 
     /// What the provider's environment must hold: the PKCS#11 library finds its token by it.
     pub fn environment(&self) -> Vec<(String, OsString)> {
-        vec![("SOFTHSM2_CONF".to_owned(), self.hsm.settings().into())]
+        let settings = [("SOFTHSM2_CONF".to_owned(), self.hsm.settings().into())];
+        settings.into_iter().chain(self.hsm.environment()).collect()
     }
 
     /// The operator's configuration, in YAML; secrets go to files in `folder`.
@@ -368,6 +383,7 @@ impl KeyStores {
         write_private(&azure_secret, AZURE_CLIENT_SECRET)?;
         Ok(format!(
             "\
+limits: {limits}
 grants:
   - paths: {granted:?}
     references: ['arn:aws:kms:*', 'https://{AZURE_VAULT}/keys/*', '{GCP_KEYS}/*', 'pkcs11:token={token};object=*']
@@ -385,6 +401,7 @@ pkcs11:
   - module: '{module}'
     tokens: [{{label: {token}, pinFile: '{pin_file}'}}]
 ",
+            limits = self.limits,
             granted = self.granted,
             aws = self.aws.endpoint(),
             aws_id = AWS_ACCESS_KEY.0,
@@ -393,7 +410,7 @@ pkcs11:
             authority = self.authority.display(),
             azure = self.azure.address(),
             gcp = self.gcp.address(),
-            module = self.hsm.module().display(),
+            module = self.hsm.loaded_module().display(),
             pin_file = self.hsm.pin_file().display(),
             token = hsm::TOKEN,
         ))

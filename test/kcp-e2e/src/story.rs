@@ -169,7 +169,13 @@ impl Story {
 
     /// [`Self::with_own_provider`], with key stores of its own that the story may disturb. AWS KMS is a stub.
     pub async fn with_own_provider_and_stores(&mut self, flags: &[&str]) -> Result<()> {
-        self.own_stores = Some(KeyStores::start_own(granted(), &self.world.folder.join(&self.prefix)).await?);
+        self.with_own_provider_and_limited_stores(flags, "{}").await
+    }
+
+    /// [`Self::with_own_provider_and_stores`], with limits on calls as the operator writes them.
+    pub async fn with_own_provider_and_limited_stores(&mut self, flags: &[&str], limits: &str) -> Result<()> {
+        let folder = self.world.folder.join(&self.prefix);
+        self.own_stores = Some(KeyStores::start_own(granted(), &folder, limits).await?);
         self.with_own_provider(flags).await
     }
 

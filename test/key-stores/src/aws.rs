@@ -8,7 +8,7 @@ use axum::{
     body::Bytes,
     extract::State as Extract,
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -87,6 +87,7 @@ async fn answer(Extract(control): Extract<Control>, headers: HeaderMap, body: By
                 .into_response();
         }
         Fault::Empty => return Json(json!({})).into_response(),
+        Fault::Redirect => return Redirect::temporary(&control.world().elsewhere).into_response(),
     }
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return error(400, "SerializationException", "not JSON");

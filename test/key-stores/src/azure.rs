@@ -13,7 +13,7 @@ use axum::{
     body::Bytes,
     extract::State as Extract,
     http::{HeaderMap, Method, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -131,6 +131,7 @@ async fn answer(
                 .into_response();
         }
         Fault::Empty => return Json(json!({})).into_response(),
+        Fault::Redirect => return Redirect::temporary(&control.world().elsewhere).into_response(),
     }
     let world = control.world();
     vault(&world, &method, host, uri.path(), bearer, &body)

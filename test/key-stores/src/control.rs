@@ -5,7 +5,7 @@
 //! POST   /state    {"key": REFERENCE, "state": "enabled|disabled|pending-deletion", "version": N?}    of one version, or of all
 //! POST   /rotate   {"key": REFERENCE}
 //! DELETE /keys     {"key": REFERENCE}                               as if it had never been
-//! POST   /fault    {"fault": "none|denied|throttled|error|html|hang|empty|tampered", "delayMs": N}
+//! POST   /fault    {"fault": "none|denied|throttled|error|html|hang|empty|tampered|redirect", "delayMs": N}
 //! POST   /down     {"down": true|false}                             connections are closed at once
 //! POST   /trust    {"identity": ID, "key": REFERENCE PREFIX}        once used, only trusted identities may use what they are trusted for
 //! GET    /calls    {"describe": N, "wrap": N, "unwrap": N}          since the start
@@ -54,6 +54,8 @@ pub enum Fault {
     Empty,
     /// Wrapped and unwrapped bytes arrive with a bit flipped.
     Tampered,
+    /// Every call is sent elsewhere, see [`World::elsewhere`].
+    Redirect,
 }
 
 /// Calls that reached a server.
@@ -81,6 +83,8 @@ pub struct World {
     pub keys: BTreeMap<String, Key>,
     /// How it misbehaves.
     pub fault: Fault,
+    /// Where calls are sent by [`Fault::Redirect`].
+    pub elsewhere: String,
     /// How long every answer takes.
     pub delay: Duration,
     /// Calls so far.

@@ -10,7 +10,7 @@ use axum::{
     body::Bytes,
     extract::State as Extract,
     http::{HeaderMap, Method, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
 };
 use base64::{
     Engine as _,
@@ -126,6 +126,7 @@ async fn answer(
                 .into_response();
         }
         Fault::Empty => return Json(json!({})).into_response(),
+        Fault::Redirect => return Redirect::temporary(&control.world().elsewhere).into_response(),
     }
     let request: Value =
         if body.is_empty() { json!({}) } else { serde_json::from_slice(&body).unwrap_or_default() };

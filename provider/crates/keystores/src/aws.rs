@@ -10,6 +10,7 @@ use std::{
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, retry::RetryConfig, sts::AssumeRoleProvider, timeout::TimeoutConfig,
 };
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::{
     Client,
     config::Credentials,
@@ -90,17 +91,19 @@ impl AwsStore {
         AwsRoot { store: Arc::clone(self), key, role, client, known: Mutex::default() }
     }
 
-    async fn connect(&self, key: &AwsKey, role: Option<&(AwsRole, LogicalCluster)>) -> Client {
+    async fn connect(&self, key: &AwsKey, role: Option<&(AwsRole, LogicalCluster)>) -> Result<Client> {
         let base = self.sdk_config(&key.region).await;
         let mut config = aws_sdk_kms::config::Builder::from(&base);
         if let Some((role, cluster)) = role {
             let mut sts = base.to_builder();
             sts.set_endpoint_url(self.sts_endpoint.clone());
+            let sts = sts.build();
+            refuses_others(&sts, role, cluster).await?;
             let provider = AssumeRoleProvider::builder(role.to_string())
                 .external_id(cluster.as_str())
                 .session_name(format!("openkcm-{cluster}").chars().take(64).collect::<String>())
                 .region(Region::new(key.region.clone()))
-                .configure(&sts.build())
+                .configure(&sts)
                 .build()
                 .await;
             config.set_credentials_provider(Some(aws_sdk_kms::config::SharedCredentialsProvider::new(
@@ -108,7 +111,7 @@ impl AwsStore {
             )));
         }
         config.set_endpoint_url(self.endpoint.clone());
-        Client::from_conf(config.build())
+        Ok(Client::from_conf(config.build()))
     }
 
     async fn sdk_config(&self, region: &str) -> SdkConfig {
@@ -127,6 +130,42 @@ impl AwsStore {
     }
 }
 
+/// Makes sure that a role is for one workspace: that it does not let us in under another's external id. A role that does
+/// would be for every tenant that names it, and none of them gets it until its owner has mended the trust policy.
+async fn refuses_others(config: &SdkConfig, role: &AwsRole, cluster: &LogicalCluster) -> Result<()> {
+    let operation = Operation::Describe;
+    let mut nobody = [0; 8];
+    aws_lc_rs::rand::fill(&mut nobody).map_err(|_| failure(Reason::Unreachable, operation))?;
+    let nobody = u64::from_be_bytes(nobody);
+    let asked = aws_sdk_sts::Client::new(config)
+        .assume_role()
+        .role_arn(role.to_string())
+        .role_session_name("openkcm-trust-check")
+        .external_id(format!("not-{cluster}-{nobody:x}"))
+        .send()
+        .await;
+    let Err(error) = asked else {
+        return Err(Error::misconfigured(format!(
+            "the role in access.aws can be assumed with any external id, so that every workspace which names it would get what it may do: add the condition sts:ExternalId = {cluster} to its trust policy"
+        )));
+    };
+    let reason = match &error {
+        SdkError::ServiceError(service) => {
+            let status = Some(service.raw().status().as_u16());
+            match reason_of(service.err().meta().code(), None, status) {
+                // As it should be.
+                Reason::AccessDenied => return Ok(()),
+                reason => reason,
+            }
+        }
+        SdkError::TimeoutError(_) => Reason::Timeout,
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => Reason::Timeout,
+        error if has_no_credentials(error) => Reason::Misconfigured,
+        _ => Reason::Unreachable,
+    };
+    Err(failure(reason, operation).with_source(&error))
+}
+
 /// One key in AWS KMS.
 pub(crate) struct AwsRoot {
     store: Arc<AwsStore>,
@@ -137,8 +176,8 @@ pub(crate) struct AwsRoot {
 }
 
 impl AwsRoot {
-    async fn client(&self) -> &Client {
-        self.client.get_or_init(|| self.store.connect(&self.key, self.role.as_ref())).await
+    async fn client(&self) -> Result<&Client> {
+        self.client.get_or_try_init(|| self.store.connect(&self.key, self.role.as_ref())).await
     }
 
     /// What the last describe said, or a new one.
@@ -154,7 +193,7 @@ impl AwsRoot {
         let operation = Operation::Describe;
         let answer = self
             .client()
-            .await
+            .await?
             .describe_key()
             .key_id(self.key.to_string())
             .send()
@@ -213,7 +252,7 @@ impl AwsRoot {
     async fn encrypt(&self, key: &SecretKey, binding: &Binding) -> Result<Wrapped> {
         let operation = Operation::Wrap;
         let (algorithm, description) = self.known().await?;
-        let request = self.client().await.encrypt().key_id(self.key.to_string());
+        let request = self.client().await?.encrypt().key_id(self.key.to_string());
         let request = match algorithm {
             Algorithm::Symmetric => request
                 .plaintext(Blob::new(key.expose(|bytes| bytes.to_vec())))
@@ -244,7 +283,7 @@ impl AwsRoot {
         let key = self.resolved(Some(parts.reference))?;
         let request = self
             .client()
-            .await
+            .await?
             .decrypt()
             .key_id(key.to_string())
             .ciphertext_blob(Blob::new(parts.ciphertext));
@@ -309,14 +348,19 @@ impl AwsRoot {
                 }
             }
             (Some(SdkError::TimeoutError(_)), _) => failure(Reason::Timeout, operation),
-            (Some(_), _) => failure(Reason::Unreachable, operation),
-            (None, _) if chain(&error).any(<dyn StdError>::is::<std::io::Error>) => {
-                failure(Reason::Unreachable, operation)
-            }
-            (None, _) => failure(Reason::Misconfigured, operation),
+            (None, _) if has_no_credentials(&error) => failure(Reason::Misconfigured, operation),
+            // A connection that was closed in the middle of an answer has no kind of its own.
+            _ => failure(Reason::Unreachable, operation),
         };
         explained.with_source(&error)
     }
+}
+
+/// Whether no request went out because there is nothing to sign it with. What the network does to the provider of
+/// credentials is not that.
+fn has_no_credentials(error: &(dyn StdError + 'static)) -> bool {
+    let network = chain(error).any(<dyn StdError>::is::<std::io::Error>);
+    !network && chain(error).any(<dyn StdError>::is::<CredentialsError>)
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

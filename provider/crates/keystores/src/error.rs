@@ -92,6 +92,8 @@ pub struct Error {
     pub message: String,
     /// When a further try makes sense, where the store or the circuit breaker says so.
     pub retry_after: Option<Duration>,
+    /// No call was made: a limit of ours was reached. That says nothing about the store.
+    pub is_ours: bool,
     #[source]
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -99,7 +101,7 @@ pub struct Error {
 impl Error {
     /// An error with a message for the tenant.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retry_after: None, source: None }
+        Self { reason, message: message.into(), retry_after: None, is_ours: false, source: None }
     }
 
     /// The reference, access or configuration is wrong.

@@ -170,10 +170,12 @@ impl Guard {
     }
 }
 
-/// Our own limit, in the words of a store's limit: the effect is the same.
+/// Our own limit, in the words of a store's limit for who cannot wait.
 fn busy(kind: StoreKind) -> Error {
-    Error::new(Reason::Throttled, messages::explain(kind, Reason::Throttled, Operation::Describe))
-        .with_retry_after(Duration::from_secs(1))
+    let message = messages::explain(kind, Reason::Throttled, Operation::Describe);
+    let mut error = Error::new(Reason::Throttled, message).with_retry_after(Duration::from_secs(1));
+    error.is_ours = true;
+    error
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ mod tests {
             "# What an Account says when its root key cannot be used\n\n\
             The reason is the reason of the condition `RootKeyVerified`, the text its message. This page is checked by a test of\n\
             `openkcm-keystores`; `OPENKCM_UPDATE_DOCS=1` writes it anew. `Throttled`, `Unreachable` and `Timeout` pass by themselves: the\n\
-            Account stays Ready until the grace is over, and with `Throttled` beyond it.\n",
+            Account stays Ready until the grace is over. `Throttled` starts the grace only after 15 minutes without any other answer.\n",
         );
         for kind in StoreKind::ALL {
             write!(page, "\n## {kind}\n\n| reason | message |\n|---|---|\n").unwrap();

@@ -44,10 +44,11 @@ const NO_VERSION: &str = "-";
 const CKM_AES_KEY_WRAP: u64 = 0x2109;
 const CKM_AES_KEY_WRAP_PAD: u64 = 0x210a;
 
-/// Libraries that this process has initialised: PKCS#11 allows it once. Each behind a lock of its own, so that one which
-/// hangs in its initialisation holds up no other.
-static LIBRARIES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Option<Pkcs11>>>>>> =
-    LazyLock::new(Mutex::default);
+/// A library, once it is initialised. Behind a lock of its own, so that one which hangs in its initialisation holds up no other.
+type Library = Arc<Mutex<Option<Pkcs11>>>;
+
+/// The libraries of this process: PKCS#11 allows one initialisation.
+static LIBRARIES: LazyLock<Mutex<HashMap<PathBuf, Library>>> = LazyLock::new(Mutex::default);
 
 /// A mechanism that takes no parameter.
 fn plain(kind: MechanismType) -> Mechanism<'static> {

@@ -237,6 +237,26 @@ async fn a_tenant_cannot_use_the_role_of_another() {
 }
 
 #[tokio::test]
+async fn a_role_that_trusts_every_external_id_is_for_nobody_until_that_is_mended() {
+    let server = Server::start(LOCAL, LOCAL).await.unwrap();
+    server.control.create(KEY, KeyType::Aes).unwrap();
+    let (stores, _dir) = configured(
+        &format!("http://{}", server.address),
+        &GRANT.replace("grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\n", ""),
+    );
+    let mut with_role = spec(ProviderType::AwsKms, KEY);
+    with_role.access =
+        Some(Access { aws: Some(AwsAccess { role_arn: ROLE.to_owned() }), ..Access::default() });
+    let owner = stores.open(&cluster(CLUSTER), "", &with_role).unwrap();
+    let error = verify(owner.as_ref(), &binding()).await.unwrap_err();
+    assert_eq!(error.reason, Reason::Misconfigured);
+    assert!(error.message.contains(&format!("add the condition sts:ExternalId = {CLUSTER}")), "{error}");
+    assert_eq!(server.control.calls().wrap, 0, "the key is not touched");
+    server.control.world().trust.push((CLUSTER.to_owned(), ROLE.to_owned()));
+    verified(&owner).await;
+}
+
+#[tokio::test]
 async fn without_role_or_grant_nothing_opens_and_nothing_is_called() {
     let server = Server::start(LOCAL, LOCAL).await.unwrap();
     server.control.create(KEY, KeyType::Aes).unwrap();

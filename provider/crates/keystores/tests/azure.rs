@@ -121,6 +121,13 @@ async fn each_failure_has_its_reason_and_nothing_leaks() {
     }
     server.control.fault(Fault::Denied);
     assert!(refused(&root).await.message.contains("keys/read/action"), "the missing permission is named");
+    // A vault cannot send us elsewhere.
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    server.control.world().elsewhere = format!("https://{}/", elsewhere.local_addr().unwrap());
+    server.control.fault(Fault::Redirect);
+    assert_eq!(refused(&root).await.reason, Reason::Unreachable);
+    assert!(elsewhere.accept().is_err(), "the redirect was followed");
     for fault in [Fault::Empty, Fault::Tampered] {
         server.control.fault(fault);
         assert!(verify(root.as_ref(), &binding()).await.is_err(), "{fault:?}");

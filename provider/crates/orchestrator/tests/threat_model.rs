@@ -11,6 +11,8 @@ fn every_test_that_the_threat_model_names_exists() {
         ("O/", "provider/crates/orchestrator/"),
         ("P/", "provider/crates/edge-protocol/"),
         ("K/", "test/kcp-e2e/tests/e2e/"),
+        ("S/", "provider/crates/keystores/"),
+        ("D/", "provider/crates/plan/tests/"),
         ("edge/", "edge/"),
     ];
     let (mut source, mut named) = (None, 0);

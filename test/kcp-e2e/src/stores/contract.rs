@@ -82,6 +82,15 @@ impl Contract {
         self.order("down", &json!({"down": trouble == Trouble::Down})).await
     }
 
+    /// Metadata reads, wraps and unwraps that reached it.
+    pub async fn calls(&self) -> Result<[u64; 3]> {
+        let answer =
+            reqwest::get(format!("http://{}/calls", self.control)).await.context("reading its calls")?;
+        let calls: Value = answer.json().await.context("its calls as JSON")?;
+        let count = |name: &str| calls[name].as_u64().with_context(|| format!("no count of {name}"));
+        Ok([count("describe")?, count("wrap")?, count("unwrap")?])
+    }
+
     async fn order(&self, path: &str, body: &Value) -> Result<()> {
         let answer = reqwest::Client::new()
             .post(format!("http://{}/{path}", self.control))

@@ -1,11 +1,15 @@
 //! A SoftHSM token: reached through the same PKCS#11 calls as a Thales Luna partition.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use tokio::{process::Command, sync::Mutex};
 
-use super::{HSM_PIN, script};
+use super::{HSM_PIN, Trouble, script};
 use crate::paths;
 
 /// The label of the token.
@@ -16,6 +20,8 @@ pub(super) const TOKEN: &str = "openkcm";
 pub(super) struct Hsm {
     folder: PathBuf,
     module: PathBuf,
+    /// A library in front of it that misbehaves as a file says.
+    in_trouble: Option<PathBuf>,
     /// One hand at a time: the tools are not made for several.
     hand: Mutex<()>,
 }
@@ -26,7 +32,45 @@ impl Hsm {
         let printed = softhsm(&folder, "first").await?;
         let module = printed.lines().find_map(|line| line.strip_prefix("PKCS11_MODULE="));
         let module = module.context("the softhsm script names no library")?.into();
-        Ok(Self { folder, module, hand: Mutex::new(()) })
+        Ok(Self { folder, module, in_trouble: None, hand: Mutex::new(()) })
+    }
+
+    /// From here on the provider loads a library that can be told to misbehave.
+    pub fn can_be_disturbed(&mut self) -> Result<()> {
+        self.in_trouble = Some(paths::built("libopenkcm_hsm_in_trouble.so")?);
+        Ok(())
+    }
+
+    /// Misbehaves from now on, or no more.
+    pub fn disturb(&self, trouble: Trouble) -> Result<()> {
+        ensure!(self.in_trouble.is_some(), "this HSM cannot be told to misbehave");
+        let trouble = match trouble {
+            Trouble::None => "none",
+            Trouble::Denied => "denied",
+            Trouble::Throttled => "throttled",
+            Trouble::Silent => "silent",
+            Trouble::Down => "down",
+        };
+        // Whole or not at all: it is read with every call.
+        let draft = self.folder.join("trouble.draft");
+        fs::write(&draft, trouble).context("writing how the HSM is")?;
+        fs::rename(&draft, self.folder.join("trouble")).context("telling how the HSM is")
+    }
+
+    /// The library that the provider loads.
+    pub fn loaded_module(&self) -> &Path {
+        self.in_trouble.as_ref().unwrap_or(&self.module)
+    }
+
+    /// Variables of the library that the provider loads.
+    pub fn environment(&self) -> Vec<(String, OsString)> {
+        if self.in_trouble.is_none() {
+            return Vec::new();
+        }
+        vec![
+            ("OPENKCM_HSM_MODULE".to_owned(), self.module.clone().into()),
+            ("OPENKCM_HSM_TROUBLE".to_owned(), self.folder.join("trouble").into()),
+        ]
     }
 
     /// The PKCS#11 library.

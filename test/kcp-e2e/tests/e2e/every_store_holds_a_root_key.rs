@@ -5,12 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use kcp_e2e::{
-    installation::{Application, Refusal},
+    installation::{Application, EXPORT, Refusal},
     stores::{KeyStores, Store, Trouble},
     story::{Patient as _, scenario},
-    workspace::{ACCOUNT, SERVICE_KEY, is_true},
+    workspace::{ACCOUNT, BINDING, SERVICE_KEY, is_true},
 };
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -119,6 +119,20 @@ fn key_of_any_store_is_denied_to_a_workspace_without_a_grant() {
         for store in Store::ALL {
             stranger.account_refused(store.name(), "AccessDenied").await?;
         }
+
+        // Claiming to be at a path that has a grant helps nobody.
+        let granted = story.workspace("granted").await?.path().to_owned();
+        let claim = json!({"metadata": {"annotations": {"kcp.io/path": granted}}});
+        let _refused = stranger.patch(BINDING, EXPORT, claim).await;
+        let binding = stranger.get(BINDING, EXPORT).await?.context("a binding that was there")?;
+        ensure!(
+            binding["metadata"]["annotations"]["kcp.io/path"] == stranger.path(),
+            "a tenant writes its own path: {}",
+            binding["metadata"]["annotations"]
+        );
+        let root = story.stores().create_key(Store::Gcp, &format!("{}-claimed", stranger.cluster())).await?;
+        stranger.account_of("claimed", "GCPKMS", &root).await?;
+        stranger.account_refused("claimed", "AccessDenied").await?;
         Ok(())
     });
 }
@@ -126,44 +140,129 @@ fn key_of_any_store_is_denied_to_a_workspace_without_a_grant() {
 #[test]
 fn trouble_with_a_store_is_told_apart_and_passes_without_help() {
     scenario(async |story| {
-        story.with_own_provider_and_stores(&["--probe-interval=1s"]).await?;
+        let limits = "{deadline: 2s}";
+        story.with_own_provider_and_limited_stores(&["--probe-interval=1s"], limits).await?;
         let team = story.workspace("team").await?;
         team.enable().await?;
         let stores = story.stores();
-        let servers = [Store::Aws, Store::Azure, Store::Gcp];
         let mut roots = Vec::new();
-        for store in servers {
-            roots.push(stores.create_key(store, "root").await?);
+        for store in Store::ALL {
+            roots.push((store, stores.create_key(store, "root").await?));
         }
-        let mut accounts = Vec::new();
         for (trouble, reason) in [
             (Trouble::Denied, "AccessDenied"),
             (Trouble::Throttled, "Throttled"),
             (Trouble::Down, "Unreachable"),
             (Trouble::Silent, "Timeout"),
         ] {
-            let mut troubled = Vec::new();
-            for (store, root) in servers.into_iter().zip(&roots) {
-                stores.disturb(store, trouble).await?;
-                let account = format!("{}-{}", store.name(), reason.to_lowercase());
-                team.account_of(&account, store.provider_type(), root).await?;
-                troubled.push(account);
+            let account = |store: Store| format!("{}-{}", store.name(), reason.to_lowercase());
+            for (store, root) in &roots {
+                stores.disturb(*store, trouble).await?;
+                team.account_of(&account(*store), store.provider_type(), root).await?;
             }
-            for account in &troubled {
-                team.account_refused(account, reason).await?;
+            for store in Store::ALL {
+                team.account_refused(&account(store), reason).await?;
+                // The first look tells it: there was no other reason before.
+                for event in team.events(ACCOUNT, &account(store)).await? {
+                    let told = ["Verifying", reason].iter().any(|known| event.contains(known));
+                    ensure!(told, "{} said something else before: {event}", account(store));
+                }
             }
-            accounts.extend(troubled);
+            for store in Store::ALL {
+                stores.disturb(store, Trouble::None).await?;
+            }
+            for store in Store::ALL {
+                team.account_ready(&account(store)).await?;
+            }
         }
-        // The HSM has nothing to do with it.
-        let hsm = stores.create_key(Store::Hsm, "root").await?;
-        team.account_in(Store::Hsm, &hsm).await?;
-        team.account_ready(Store::Hsm.name()).await?;
+        Ok(())
+    });
+}
 
-        for store in servers {
-            stores.disturb(store, Trouble::None).await?;
+#[test]
+fn silent_store_holds_up_nobody_but_its_own_accounts() {
+    const MANY: usize = 12;
+    scenario(async |story| {
+        // A call hangs for as long as this story takes: what is Ready meanwhile did not wait for it.
+        let limits = "{deadline: 10m}";
+        story.with_own_provider_and_limited_stores(&["--probe-interval=1s"], limits).await?;
+        let (slow, quick) = (story.workspace("slow").await?, story.workspace("quick").await?);
+        slow.enable().await?;
+        quick.enable().await?;
+        let stores = story.stores();
+        for (silent, other) in Store::ALL.into_iter().zip(Store::ALL.into_iter().cycle().skip(1)) {
+            stores.disturb(silent, Trouble::Silent).await?;
+            let root = stores.create_key(silent, "slow").await?;
+            let stuck: Vec<String> = (0..MANY).map(|n| format!("{}-{n}", silent.name())).collect();
+            for account in &stuck {
+                slow.account_of(account, silent.provider_type(), &root).await?;
+            }
+            for account in &stuck {
+                slow.expect(ACCOUNT, account, "it was looked at", |it| it["status"]["phase"] == "Pending")
+                    .await?;
+            }
+            let account = format!("beside-{}", silent.name());
+            let root = stores.create_key(other, "quick").await?;
+            quick.account_of(&account, other.provider_type(), &root).await?;
+            quick.account_ready(&account).await?;
+            // Nor does the tenant of the silent store wait with its other Accounts.
+            for account in &stuck {
+                let now = slow.get(ACCOUNT, account).await?.context("an Account that was made")?;
+                ensure!(!is_true(&now, "Ready"), "{account} is Ready on a silent store");
+            }
+            stores.disturb(silent, Trouble::None).await?;
         }
-        for account in &accounts {
-            team.account_ready(account).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn rekey_costs_one_wrap_and_one_unwrap_however_many_keys_there_are() {
+    scenario(async |story| {
+        story.with_own_provider_and_stores(&["--probe-interval=1h"]).await?;
+        let team = story.workspace("team").await?;
+        team.enable().await?;
+        let stores = story.stores();
+        let old = stores.create_key(Store::Azure, "old").await?;
+        let new = stores.create_key(Store::Gcp, "new").await?;
+        team.account_of("chain", "AzureKeyVault", &old).await?;
+        team.account_ready("chain").await?;
+        for n in 0..5 {
+            let key = format!("payments/key-{n}");
+            team.service_key(&key, "chain").await?;
+            team.key_is(&key, "Active").await?;
+        }
+        let before = [stores.calls(Store::Azure).await?, stores.calls(Store::Gcp).await?];
+        ensure!(before == [[1, 1, 1], [0, 0, 0]], "an Account was made with these calls: {before:?}");
+        let spec = json!({"providerType": "GCPKMS", "keyReference": new});
+        team.patch(ACCOUNT, "chain", json!({"spec": spec})).await?;
+        team.expect(ACCOUNT, "chain", "everything is under the new root", |it| {
+            it["status"]["accountKeyVersion"] == 2 && is_true(it, "RewrapComplete")
+        })
+        .await?;
+        let after = [stores.calls(Store::Azure).await?, stores.calls(Store::Gcp).await?];
+        ensure!(after == [[1, 1, 1], [1, 1, 1]], "a re-key of 5 keys took it from {before:?} to {after:?}");
+
+        // The same count, by the Account's id, where the operator looks.
+        let installation = story.installation().await?;
+        let listed = installation.operator(&["accounts", "list"])?;
+        let id = listed
+            .lines()
+            .find(|line| line.contains("chain"))
+            .and_then(|line| line.split_whitespace().nth(2));
+        let id = id.with_context(|| format!("no id in {listed}"))?;
+        let metrics = reqwest::get(installation.metrics_url()).await?.text().await?;
+        for operation in ["describe", "wrap", "unwrap"] {
+            let line = format!(
+                "openkcm_account_root_key_calls_total{{account=\"{id}\",operation=\"{operation}\"}} 2"
+            );
+            ensure!(metrics.contains(&line), "no line {line} in:\n{metrics}");
+        }
+
+        // And the diary has it all.
+        let diary = team.events(ACCOUNT, "chain").await?.join("\n");
+        for line in ["RewrapStarted: 5 versions", "RewrapComplete: 5 versions"] {
+            ensure!(diary.contains(line), "no {line:?} in the diary:\n{diary}");
         }
         Ok(())
     });

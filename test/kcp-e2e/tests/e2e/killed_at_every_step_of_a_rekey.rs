@@ -2,7 +2,7 @@
 //!
 //! The steps are not listed here: an undisturbed re-key tells which crash points it passes.
 
-use std::{collections::HashSet, fs};
+use std::{collections::HashSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use kcp_e2e::{
@@ -16,6 +16,16 @@ use serde_json::{Value, json};
 const KEYS: [&str; 2] = ["payments/one", "payments/two"];
 /// What a re-key does; the rest of a trace is other work that goes on beside it.
 const OURS: [&str; 5] = ["Account.", "root.", "install.", "rewrap.", "erase."];
+/// Where a crash leaves something half done, each in another way: verified and not made, made and not recorded, recorded and
+/// not known, half re-wrapped, re-wrapped and not erased, erased and not told.
+const CHOSEN: [&str; 6] = [
+    "root.verified",
+    "root.account-key-wrapped",
+    "root.account-key-durable",
+    "rewrap.before-commit",
+    "Account.after-rewrap",
+    "erase.after-commit",
+];
 /// Steps of a start in the middle of a re-key: the account keys come back from their roots.
 const IN_THE_RESTART: [&str; 3] =
     ["Account.before-load", "root.account-key-unwrapped", "Account.after-rewrap"];
@@ -66,7 +76,13 @@ fn killed_at_every_step_of_a_rekey_it_ends_as_if_undisturbed() {
             ensure!(steps.iter().any(|step| step == needed), "the re-key did not pass {needed}: {steps:?}");
         }
 
-        for step in &steps {
+        // One of each kind of trouble; all of them take a minute or more.
+        let chosen: Vec<&String> = if std::env::var_os("OPENKCM_CRASH_STEPS").is_some() {
+            steps.iter().collect()
+        } else {
+            steps.iter().filter(|step| CHOSEN.contains(&step.as_str())).collect()
+        };
+        for step in chosen {
             killed_at(story, &mut rekeys, &[step.as_str()], &undisturbed).await?;
         }
         for step in IN_THE_RESTART {
@@ -80,20 +96,16 @@ fn killed_at_every_step_of_a_rekey_it_ends_as_if_undisturbed() {
 }
 
 #[test]
-fn released_binary_has_no_crash_points() {
-    let has = |binary: &str| -> Result<bool> {
-        let bytes = fs::read(paths::built(binary)?)?;
+fn released_binary_has_no_crash_points() -> Result<()> {
+    let has = |binary: &Path| -> Result<bool> {
+        let bytes = fs::read(binary)?;
         Ok([b"OPENKCM_CRASH".as_slice(), b"rewrap.before-commit", b"root.verified"]
             .iter()
             .any(|needle| bytes.windows(needle.len()).any(|window| window == *needle)))
     };
-    paths::crashing_provider()
-        .and_then(|_| {
-            ensure!(has("openkcm-provider-crashing")?, "the search finds nothing where there is something");
-            ensure!(!has("openkcm-provider")?, "openkcm-provider was built with crash points");
-            Ok(())
-        })
-        .unwrap();
+    ensure!(has(&paths::crashing_provider()?)?, "the search finds nothing where there is something");
+    ensure!(!has(&paths::built("openkcm-provider")?)?, "openkcm-provider was built with crash points");
+    Ok(())
 }
 
 /// A re-key, killed at each of these points, the later ones in the restarts that follow.
