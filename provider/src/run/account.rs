@@ -298,6 +298,7 @@ impl Provider {
                 self.ledger
                     .upsert_account(tenant.id, name, &serde_json::to_value(&object.spec)?, now)
                     .await?;
+                self.roots.look_anew(cluster, name, &object.spec);
                 self.wake_keys(cluster, name);
                 Ok(Flow::Again)
             }

@@ -142,6 +142,13 @@ impl Roots {
         lock(&self.calls).remove(&row.id);
     }
 
+    /// Forgets what was last found of a root that a spec names anew: it is looked at again, however short ago that was.
+    pub fn look_anew(&self, cluster: &LogicalCluster, account: &str, spec: &AccountSpec) {
+        if let Some(memory) = lock(&self.memory).get_mut(&(cluster.clone(), account.to_owned())) {
+            memory.probes.remove(&root_id(spec));
+        }
+    }
+
     /// Lets probes go that did not become an account key.
     pub fn expire(&self) {
         for memory in lock(&self.memory).values_mut() {
