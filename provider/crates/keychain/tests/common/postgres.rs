@@ -72,8 +72,11 @@ fn start() -> PathBuf {
         .arg("-k")
         .arg(&directory)
         .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
-        // Tests end this process's clients, never the machine.
-        .args(["-c", if std::env::var_os("OPENKCM_PG_FSYNC").is_some() { "fsync=on" } else { "fsync=off" }])
+        // Tests end this process's clients, never the machine; a benchmark compares with commits that are on disk.
+        .args([
+            "-c",
+            if std::env::var_os("OPENKCM_BENCH_POSTGRES").is_some() { "fsync=on" } else { "fsync=off" },
+        ])
         .current_dir("/")
         .stdout(Stdio::null())
         .stderr(log)
