@@ -227,6 +227,21 @@ impl Workspace {
         .await
     }
 
+    /// `kubectl get`: the names of the columns that people see, and each object's cells.
+    pub async fn table(&self, kind: Kind) -> Result<(Vec<String>, Vec<Vec<Value>>)> {
+        let path = if kind.group.is_empty() { "api".to_owned() } else { format!("apis/{}", kind.group) };
+        let request = http::Request::get(format!("/{path}/{}/{}", kind.version, kind.plural))
+            .header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")
+            .body(Vec::new())?;
+        let table: Value = self.client.request(request).await.context("asking for a table")?;
+        let all = table["columnDefinitions"].as_array().context("a table has columns")?;
+        // Others are shown with `-o wide`.
+        let shown: Vec<usize> = (0..all.len()).filter(|column| all[*column]["priority"] == 0).collect();
+        let names = shown.iter().filter_map(|column| text(&all[*column]["name"])).collect();
+        let cells = |row: &Value| shown.iter().map(|column| row["cells"][*column].clone()).collect();
+        Ok((names, table["rows"].as_array().into_iter().flatten().map(cells).collect()))
+    }
+
     /// Events about an object, oldest first, as `REASON: message`.
     pub async fn events(&self, kind: Kind, name: &str) -> Result<Vec<String>> {
         let mut events: Vec<(String, String)> = self

@@ -67,6 +67,21 @@ fn changed_schedule_shows_in_the_next_rotation() {
             it["status"]["nextRotation"].is_string()
         })
         .await?;
+        // `kubectl get sek` answers what a person asks.
+        let (columns, rows) = team.table(SERVICE_KEY).await?;
+        ensure!(
+            columns == ["Name", "ACCOUNT", "STATE", "VERSION", "NEXT ROTATION", "CLIENTS", "AGE"],
+            "the columns are {columns:?}"
+        );
+        let [row] = rows.as_slice() else { anyhow::bail!("not one row: {rows:?}") };
+        ensure!(row[..4] == ["payments-db", "aws", "Active", "v1"], "its row is {row:?}");
+        let next = row[4].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        ensure!(
+            next.is_some_and(|next| next > jiff::Timestamp::now())
+                && row[5].is_number()
+                && row[6].is_string(),
+            "its row is {row:?}"
+        );
         team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationSchedule": "Never"}})).await?;
         team.expect(SERVICE_KEY, KEY, "it rotates never", |it| it["status"]["nextRotation"].is_null())
             .await?;
