@@ -10,11 +10,13 @@
 //! - [`collector`]: where traces go.
 //! - [`link`]: a network between two processes that can be disturbed.
 //! - [`installation`]: one published export with its provider and edges; a kcp can hold several.
+//! - [`crashes`]: ending the provider at its named steps.
 //! - [`fleet`]: what `make up` puts into its demo workspace, and the teams that use it.
 //! - [`story`]: what a scenario is written in, and the report when one fails.
 #![warn(missing_docs)]
 
 pub mod collector;
+pub mod crashes;
 pub mod fleet;
 pub mod installation;
 pub mod kcp;

@@ -2,10 +2,11 @@
 //!
 //! The steps are not listed here: an undisturbed re-key tells which crash points it passes.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use kcp_e2e::{
+    crashes::chosen,
     installation::Application,
     paths,
     story::{Patient as _, Story, Team, scenario},
@@ -59,13 +60,7 @@ fn killed_at_every_step_of_a_rekey_it_ends_as_if_undisturbed() {
             rekeys.ask().await?;
             rekeys.end().await?
         };
-        let mut seen = HashSet::new();
-        let steps: Vec<String> = story
-            .own()?
-            .steps()
-            .into_iter()
-            .filter(|step| OURS.iter().any(|of| step.starts_with(of)) && seen.insert(step.clone()))
-            .collect();
+        let steps = story.own()?.steps_of(&OURS);
         for needed in [
             "root.verified",
             "root.account-key-durable",
@@ -76,14 +71,8 @@ fn killed_at_every_step_of_a_rekey_it_ends_as_if_undisturbed() {
             ensure!(steps.iter().any(|step| step == needed), "the re-key did not pass {needed}: {steps:?}");
         }
 
-        // One of each kind of trouble; all of them take a minute or more.
-        let chosen: Vec<&String> = if std::env::var_os("OPENKCM_CRASH_STEPS").is_some() {
-            steps.iter().collect()
-        } else {
-            steps.iter().filter(|step| CHOSEN.contains(&step.as_str())).collect()
-        };
-        for step in chosen {
-            killed_at(story, &mut rekeys, &[step.as_str()], &undisturbed).await?;
+        for step in chosen(&steps, &CHOSEN) {
+            killed_at(story, &mut rekeys, &[step], &undisturbed).await?;
         }
         for step in IN_THE_RESTART {
             killed_at(story, &mut rekeys, &["Account.before-rewrap", step], &undisturbed).await?;
@@ -116,16 +105,7 @@ async fn killed_at(
     undisturbed: &Value,
 ) -> Result<()> {
     let what = || format!("a re-key that was killed at {}", points.join(", then "));
-    for (n, point) in points.iter().enumerate() {
-        story.own()?.crash_at(point)?;
-        if n == 0 {
-            rekeys.ask().await?;
-        } else {
-            // It may die before it is ready.
-            let _ = story.own()?.start_provider().await;
-        }
-        story.own()?.provider_died(point).await.with_context(what)?;
-    }
+    story.own()?.dies_at(points, async || rekeys.ask().await).await.with_context(what)?;
     story.own()?.start_provider().await?;
     let end = rekeys.end().await.with_context(what)?;
     ensure!(&end == undisturbed, "{} ends otherwise:\n{end:#}\ninstead of\n{undisturbed:#}", what());

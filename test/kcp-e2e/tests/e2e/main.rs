@@ -11,6 +11,7 @@ mod cut_off_edge_is_safe_by_its_lease;
 mod disabled_key_leaves_the_edge;
 mod every_store_holds_a_root_key;
 mod keys_stay_in_their_regions;
+mod killed_at_every_step_of_a_key_s_life;
 mod killed_at_every_step_of_a_rekey;
 mod killed_provider_goes_on_where_it_was;
 mod new_root_key_under_live_keys;
