@@ -86,9 +86,10 @@ fn reason_of(reason: Eviction) -> EvictReason {
         Eviction::Ordered(wire::EvictReason::Disabled) => EvictReason::Disabled,
         Eviction::Ordered(wire::EvictReason::Unavailable) => EvictReason::RootUnavailable,
         Eviction::Ordered(wire::EvictReason::Suspended) => EvictReason::TenantSuspended,
-        Eviction::Ordered(wire::EvictReason::Deleted | wire::EvictReason::Unspecified) => {
-            EvictReason::Deleted
-        }
+        Eviction::Destroyed { since } => EvictReason::Destroyed { on: day(since) },
+        Eviction::Ordered(
+            wire::EvictReason::Deleted | wire::EvictReason::Destroyed | wire::EvictReason::Unspecified,
+        ) => EvictReason::Deleted,
     }
 }
 

@@ -285,6 +285,15 @@ impl Provider {
         self.counters.eviction();
     }
 
+    /// The key's material is no more: edges that had it say since when.
+    pub fn destroyed_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str, at: Timestamp) {
+        let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
+        lock(&self.refused).remove(&id);
+        let reason = EvictReason::Destroyed { since: at.as_second() };
+        self.orchestrator.set(id, Desired::Evicted { reason });
+        self.queue.add(Subject::Key(cluster.clone(), namespace.to_owned(), name.to_owned()));
+    }
+
     /// The key is no more: edges need not remember why it was taken back.
     pub fn forget_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str) {
         let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
@@ -407,7 +416,10 @@ pub fn handed_out(told: Told) -> HandedOut {
         Told::Evicted(EvictReason::Disabled) => HandedOut::Evict(Eviction::Disabled),
         Told::Evicted(EvictReason::Unavailable) => HandedOut::Evict(Eviction::RootLost),
         Told::Evicted(EvictReason::Suspended) => HandedOut::Evict(Eviction::TenantSuspended),
-        Told::Evicted(EvictReason::Deleted) => HandedOut::Evict(Eviction::Deleted),
+        // A new key of that name is one that was never handed out.
+        Told::Evicted(EvictReason::Deleted | EvictReason::Destroyed { .. }) => {
+            HandedOut::Evict(Eviction::Deleted)
+        }
     }
 }
 

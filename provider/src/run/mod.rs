@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::Context;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use openkcm_keychain::{AccountKeys, Changed, Ledger, Location, rows::TenantRow};
 use openkcm_keystores::{Config as StoresConfig, KeyStores};
@@ -44,6 +44,8 @@ const ACCOUNT_KEY_LIFETIME: Duration = Duration::from_secs(3_600);
 const LEDGER_POLL: Duration = Duration::from_secs(1);
 /// How often what has reached its end is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
+/// So long after its destruction a key is still called destroyed, and not unknown, at edges that had it.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Edges wait no longer than this for keys that cannot be planned (a key store that does not answer).
 const FIRST_PLANS: Duration = Duration::from_secs(60);
 
@@ -222,7 +224,8 @@ async fn until_stopped(
 /// Puts everything that the ledger knows into the queue. What only kcp knows comes with the watches.
 async fn first_round(provider: &Provider) -> anyhow::Result<()> {
     let mut unplanned = HashSet::new();
-    for row in provider.ledger.tenants().await? {
+    let tenants = provider.ledger.tenants().await?;
+    for row in &tenants {
         if row.destroyed_at.is_some() {
             continue;
         }
@@ -231,7 +234,17 @@ async fn first_round(provider: &Provider) -> anyhow::Result<()> {
         for key in provider.ledger.keys(row.id).await?.into_iter().filter(|_| row.unbound_at.is_none()) {
             unplanned.insert(Subject::Key(row.cluster.clone(), key.namespace, key.name));
         }
-        provider.wake_workspace(&row).await?;
+        provider.wake_workspace(row).await?;
+    }
+    // Edges go on saying of these what they said before the restart.
+    for key in provider.ledger.destroyed_since(Timestamp::now() - REMEMBERED).await? {
+        let tenant = tenants.iter().find(|row| row.id == key.tenant && row.destroyed_at.is_none());
+        let (Some(tenant), Some(at)) = (tenant, key.destroyed_at) else { continue };
+        let (cluster, namespace, name) = (tenant.cluster.clone(), key.namespace, key.name);
+        // One that lives under its name has the word.
+        if !unplanned.contains(&Subject::Key(cluster.clone(), namespace.clone(), name.clone())) {
+            provider.destroyed_key(&cluster, &namespace, &name, at);
+        }
     }
     *lock(&provider.unplanned) = Some(unplanned);
     Ok(())
@@ -310,7 +323,8 @@ async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
                 let tenants = provider.ledger.tenants().await.unwrap_or_default();
                 for row in destroyed {
                     if let Some(tenant) = tenants.iter().find(|tenant| tenant.id == row.tenant) {
-                        provider.forget_key(&tenant.cluster, &row.namespace, &row.name);
+                        let at = row.destroyed_at.unwrap_or_else(Timestamp::now);
+                        provider.destroyed_key(&tenant.cluster, &row.namespace, &row.name, at);
                     }
                     tracing::warn!(namespace = %row.namespace, key = %row.name, id = %row.id, "window is over: the key is destroyed");
                 }

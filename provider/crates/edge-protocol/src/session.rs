@@ -42,6 +42,11 @@ pub trait Keys {
 pub enum Eviction {
     /// The orchestrator said so. Unspecified: forget the key.
     Ordered(EvictReason),
+    /// The orchestrator said that its material was destroyed.
+    Destroyed {
+        /// Unix seconds.
+        since: i64,
+    },
     /// The lease ended before the orchestrator now in charge had confirmed the key.
     Unconfirmed,
 }
@@ -241,7 +246,11 @@ impl EdgeSession {
             order::Order::Evict(evict) => {
                 let key = evict.key.as_ref().ok_or(SessionError::Unknown)?;
                 stream.partial.take_if(|partial| partial.key.as_ref() == Some(key));
-                keys.evict(key, Eviction::Ordered(evict.reason()));
+                let reason = match evict.reason() {
+                    EvictReason::Destroyed => Eviction::Destroyed { since: evict.since },
+                    reason => Eviction::Ordered(reason),
+                };
+                keys.evict(key, reason);
                 stream.unconfirmed.remove(key);
                 if evict.reason() == EvictReason::Unspecified {
                     self.held.remove(key);

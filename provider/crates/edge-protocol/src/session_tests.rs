@@ -143,7 +143,7 @@ fn acknowledgements_come_after_the_deed_and_name_what_was_refused() {
     assert!(
         matches!(&said[0].message, Some(from_edge::Message::Ack(ack)) if ack.through == 2 && ack.refused == [2])
     );
-    let evict = Evict { key: key("a"), reason: EvictReason::Disabled.into() };
+    let evict = Evict { key: key("a"), reason: EvictReason::Disabled.into(), since: 0 };
     let said = edge.order(0, order::Order::Evict(evict));
     assert_eq!(edge.1.take(), ["evict a Ordered(Disabled)"]);
     assert!(

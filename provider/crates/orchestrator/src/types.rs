@@ -119,6 +119,11 @@ pub enum EvictReason {
     Suspended,
     /// It is being deleted.
     Deleted,
+    /// Its material was destroyed.
+    Destroyed {
+        /// Unix seconds.
+        since: i64,
+    },
 }
 
 /// What was last desired of a key.

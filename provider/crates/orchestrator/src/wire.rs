@@ -24,14 +24,16 @@ pub(crate) fn key_id(key: &wire::KeyRef) -> Option<KeyId> {
 }
 
 pub(crate) fn evict_order(key: wire::KeyRef, reason: Option<EvictReason>) -> wire::order::Order {
+    let since = if let Some(EvictReason::Destroyed { since }) = reason { since } else { 0 };
     let reason = match reason {
         None => wire::EvictReason::Unspecified,
         Some(EvictReason::Disabled) => wire::EvictReason::Disabled,
         Some(EvictReason::Unavailable) => wire::EvictReason::Unavailable,
         Some(EvictReason::Suspended) => wire::EvictReason::Suspended,
         Some(EvictReason::Deleted) => wire::EvictReason::Deleted,
+        Some(EvictReason::Destroyed { .. }) => wire::EvictReason::Destroyed,
     };
-    wire::order::Order::Evict(wire::Evict { key: Some(key), reason: reason.into() })
+    wire::order::Order::Evict(wire::Evict { key: Some(key), reason: reason.into(), since })
 }
 
 /// A key's state with these of its versions. The copies of key bytes live in the message until it is sent, and are wiped

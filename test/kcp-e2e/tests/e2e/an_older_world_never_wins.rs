@@ -2,9 +2,9 @@
 //! never used again, nothing is silently lost, and the key's diary tells what was. (Objects of before: `the_ledger_wins_over_an_older_object`
 //! in `openkcm-plan`; nobody but the provider can write such a status here.)
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kcp_e2e::{
     story::{Patient as _, Team, scenario},
     wait::eventually,
@@ -17,7 +17,7 @@ const KEY: &str = "payments/payments-db";
 #[test]
 fn an_older_ledger_is_noticed_and_makes_nothing_until_told() {
     scenario(async |story| {
-        story.with_own_provider(&[]).await?;
+        story.with_own_provider(&["--deletion-window=1s"]).await?;
         let team = story.workspace("team").await?;
         team.enable().await?;
         team.chain(&story.kms(), "aws", KEY).await?;
@@ -49,7 +49,29 @@ fn an_older_ledger_is_noticed_and_makes_nothing_until_told() {
         story.own()?.operator(&["keys", "accept-restore", team.cluster().as_str(), KEY])?;
         // v2 and v3 are lost, and their numbers with them.
         team.key_is_at(KEY, "v4").await?;
-        application.decrypts(KEY, &first, "v1").await
+        application.decrypts(KEY, &first, "v1").await?;
+
+        // Deleted, and its window is over (which a start looks for at once): whoever asks the edge reads when that was,
+        // also after one more restart.
+        team.delete(SERVICE_KEY, KEY).await?;
+        team.gone(SERVICE_KEY, KEY).await?;
+        let day = jiff::Timestamp::now().strftime("%F").to_string();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..2 {
+            let own = story.own()?;
+            own.stop_provider();
+            own.start_provider().await?;
+            application.is_refused(KEY, &first, &[&format!("was destroyed on {}", &day[..8])]).await?;
+        }
+        // Its name is free for another key, which has nothing of it.
+        team.service_key(KEY, "aws").await?;
+        team.key_is(KEY, "Active").await?;
+        application.encrypts(KEY, "new").await?;
+        let Err(refusal) = application.decrypt(KEY, &first)? else {
+            bail!("it opens what the old one sealed")
+        };
+        ensure!(!refusal.0.contains("unknown-key"), "it refuses otherwise: {}", refusal.0);
+        Ok(())
     });
 }
 

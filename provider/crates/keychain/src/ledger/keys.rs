@@ -268,6 +268,16 @@ impl Ledger {
         rows.iter().map(decode).collect()
     }
 
+    /// Keys whose material was destroyed at that time or later, the earliest first.
+    pub async fn destroyed_since(&self, since: Timestamp) -> Result<Vec<ServiceKeyRow>> {
+        let rows = sqlx::query(select_keys!("WHERE k.destroyed_at >= $1 ORDER BY k.destroyed_at"))
+            .bind(since.as_microsecond())
+            .fetch_all(&self.reader)
+            .await
+            .deed("read destroyed service keys")?;
+        rows.iter().map(decode).collect()
+    }
+
     /// Keys of active tenants whose next rotation has a date, the earliest first.
     pub async fn next_due(&self, limit: u32) -> Result<Vec<DueKey>> {
         let rows = sqlx::query(
