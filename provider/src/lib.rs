@@ -21,7 +21,7 @@ pub fn main() -> std::process::ExitCode {
     match start(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("openkcm-provider: {error:#}");
+            eprintln!("openkcm-provider: {}", openkcm_logical::chain(error.as_ref()));
             std::process::ExitCode::FAILURE
         }
     }

@@ -265,7 +265,7 @@ impl Roots {
                 }
             };
             if let Err(error) = &result {
-                let error = chain(error);
+                let error = openkcm_logical::chain(error);
                 tracing::info!(cluster = %slot.0, account = %slot.1, task = task.name(), error, "root key call failed");
                 recorded.record("otel.status_description", error);
             }
@@ -536,7 +536,7 @@ fn failure(error: CallError, since: Timestamp) -> (Failure, SignedDuration) {
         }
         other => {
             let message = "OpenKCM could not record the account key; it is tried again. If this stays, ask its operator.".to_owned();
-            tracing::error!(error = %chain(&other), "account key");
+            tracing::error!(error = %openkcm_logical::chain(&other), "account key");
             (
                 Failure { reason: "LedgerUnavailable", message, kind: FailureKind::Throttled, since },
                 SignedDuration::ZERO,
@@ -556,16 +556,4 @@ fn jittered(interval: SignedDuration, account: AccountId, now: Timestamp) -> Sig
     let share = i64::try_from(mixed % 201).unwrap_or(100);
     let millis = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX / 2_000);
     SignedDuration::from_millis(millis / 1_000 * (900 + share))
-}
-
-/// An error with all its sources, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

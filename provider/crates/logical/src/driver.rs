@@ -16,10 +16,10 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use crate::{
-    CancellationToken, Endpoint, Timing, WorldError,
+    CancellationToken, Endpoint, Timing, WorldError, chain,
     claims::Slot,
     endpoint::{Roster, Site},
-    watch::{backoff, chain},
+    watch::backoff,
 };
 
 /// Starts to follow a kind at an endpoint, with the number of the list before; ends with the number of the last.

@@ -62,6 +62,7 @@
 #![warn(missing_docs)]
 
 mod cache;
+mod chain;
 mod change;
 mod claims;
 mod client;
@@ -81,6 +82,7 @@ mod wire;
 mod world;
 
 pub use cache::{Cache, Lookup};
+pub use chain::chain;
 pub use change::{Change, Kind, Watched, What};
 pub use client::{ClientError, ErrorClass, Preconditions, Readable, SPANS, ScopedClient};
 pub use driver::Driver;

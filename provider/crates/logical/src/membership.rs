@@ -20,7 +20,7 @@ use kube::{
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use crate::{CancellationToken, slots::owner, watch::chain};
+use crate::{CancellationToken, chain, slots::owner};
 
 /// Label on the Leases of a group.
 const GROUP_LABEL: &str = "openkcm.io/replicas-of";

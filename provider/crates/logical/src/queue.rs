@@ -14,7 +14,7 @@ use kcp_client_rs::LogicalCluster;
 use tokio::{sync::Notify, task::JoinSet};
 use tracing::warn;
 
-use crate::{CancellationToken, queue_core::Core, watch::chain};
+use crate::{CancellationToken, chain, queue_core::Core};
 
 /// A key that belongs to a lane; lanes take turns. The natural lane is the logical cluster.
 pub trait Laned {

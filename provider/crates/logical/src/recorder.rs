@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     CancellationToken, ClientError, ErrorClass, Laned, Outcome, Queue, QueueError, RetryPolicy, ScopedClient,
-    World, watch::chain,
+    World, chain,
 };
 
 /// Distinct (object, reason, message) that are remembered, in all and per workspace. More are dropped.

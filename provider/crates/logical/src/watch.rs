@@ -22,7 +22,7 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    Cache, CancellationToken, Change, Kind, State, Timing, Watched, What,
+    Cache, CancellationToken, Change, Kind, State, Timing, Watched, What, chain,
     endpoint::{Roster, Site},
     store::{Body, Key, Source, Witness},
     wire::{Decoded, Event, Page, decode},
@@ -411,12 +411,4 @@ fn ended(broken: Broken) -> Ended {
 /// The resource over all workspaces of an endpoint.
 fn wildcard<K: Watched>() -> Request {
     Request::new(format!("/clusters/*{}", K::url_path(&(), None)))
-}
-
-/// An error with its sources, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string);
-    let mut text: Vec<String> = causes.collect();
-    text.dedup();
-    text.join(": ")
 }

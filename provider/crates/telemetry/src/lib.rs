@@ -49,7 +49,9 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 impl Telemetry {
     /// Installs the process's subscriber. To be called inside the runtime: it sends the traces.
     pub fn install(options: Options<'_>) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(options.filter).context("parse --log")?;
+        // The client logs each failure without a word on what was asked; who asked logs it, too, and knows.
+        let filter = format!("kube_client::client::builder=off,{}", options.filter);
+        let filter = EnvFilter::try_new(filter).context("parse --log")?;
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let logs = match options.format {
             LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
