@@ -85,12 +85,25 @@ async fn ensure(
     for _ in 0..ATTEMPTS {
         let workspace = api.get_opt(name).await.map_err(fail("read"))?;
         let phase = workspace.and_then(|workspace| workspace.status).and_then(|status| status.phase);
-        if phase.as_deref() == Some("Ready") {
+        if phase.as_deref() == Some("Ready") && is_served(connection, &format!("{parent}:{name}")).await? {
             return Ok(action);
         }
         tokio::time::sleep(PAUSE).await;
     }
     Err(Error::Timeout { what: format!("Workspace {name} to be Ready"), workspace: parent.to_owned() })
+}
+
+/// A kcp that has just started, or has just made a workspace, may not find the way into it for a moment.
+async fn is_served(connection: &Connection, path: &str) -> Result<bool, Error> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("core.kcp.io", "v1alpha1", "LogicalCluster"));
+    let api: Api<DynamicObject> = Api::all_with(connection.client(path)?, &kind);
+    let found = api.get_opt("cluster").await.map_err(|error| Error::Request {
+        deed: "read",
+        object: "LogicalCluster cluster".to_owned(),
+        workspace: path.to_owned(),
+        source: Box::new(error),
+    })?;
+    Ok(found.is_some())
 }
 
 async fn has_provider_type(connection: &Connection) -> Result<bool, Error> {
