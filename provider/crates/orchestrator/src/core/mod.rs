@@ -187,7 +187,7 @@ pub(crate) struct Core {
     changing: BTreeSet<u32>,
     /// Edges that have something to send since this was last taken.
     wake: Vec<Uuid>,
-    /// Leases may be given until then; `None`: without end.
+    /// Leases and keys may be given until then; `None`: without end.
     mandate: Option<Duration>,
     /// Edges that are connected to another replica.
     elsewhere: HashSet<Uuid>,
@@ -201,7 +201,7 @@ pub(crate) struct Start {
     pub(crate) earlier_lease: Duration,
     /// Edges that may have one.
     pub(crate) absent: BTreeSet<Uuid>,
-    /// Leases are given only while somebody says so, see [`Core::may_lease_until`].
+    /// Leases and keys are given only while somebody says so, see [`Core::may_lease_until`].
     pub(crate) mandated: bool,
     pub(crate) incarnation: Vec<u8>,
     pub(crate) urls: Vec<String>,
@@ -234,11 +234,11 @@ impl Core {
 
     // ---- beside other replicas ----
 
-    /// Leases may be given until then, if this orchestrator was started with a mandate.
+    /// Leases and keys may be given until then, if this orchestrator was started with a mandate.
     pub(crate) fn may_lease_until(&mut self, until: Duration) {
         if let Some(mandate) = &mut self.mandate {
             *mandate = (*mandate).max(until);
-            let waits = |edge: &Edge| edge.stream.as_ref().is_some_and(|stream| stream.renewal.is_some());
+            let waits = |edge: &Edge| edge.stream.as_ref().is_some_and(Stream::waits);
             self.wake.extend(self.edges.iter().filter(|(_, edge)| waits(edge)).map(|(id, _)| *id));
         }
     }

@@ -634,8 +634,24 @@ impl World {
     }
 }
 
+/// Runs the history of many seeds, of which each breaks no promise, or of the one that is asked for.
+pub(super) fn many(history: impl Fn(u64) + Sync + std::panic::RefUnwindSafe) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("OPENKCM_SIMULATION_SEED") {
+        return history(seed);
+    }
+    let count = number("OPENKCM_SIMULATIONS").unwrap_or(100);
+    let start = std::time::Instant::now();
+    let failed = first_failure(0..count, &history);
+    println!("{count} histories, {:.0} a second", count as f64 / start.elapsed().as_secs_f64());
+    assert_eq!(failed, None, "the history of OPENKCM_SIMULATION_SEED={failed:?} broke a promise");
+}
+
 /// The first seed whose history breaks a promise, if there is one.
-fn run(seeds: Range<u64>) -> Option<u64> {
+fn first_failure(
+    seeds: Range<u64>,
+    history: &(impl Fn(u64) + Sync + std::panic::RefUnwindSafe),
+) -> Option<u64> {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     std::thread::scope(|threads| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
@@ -645,7 +661,7 @@ fn run(seeds: Range<u64>) -> Option<u64> {
                     if seed >= seeds.end {
                         return;
                     }
-                    if std::panic::catch_unwind(|| World::new(seed).run()).is_err() {
+                    if std::panic::catch_unwind(|| history(seed)).is_err() {
                         failed.fetch_min(seed, Relaxed);
                     }
                 }
@@ -657,14 +673,5 @@ fn run(seeds: Range<u64>) -> Option<u64> {
 
 #[test]
 fn simulation() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("OPENKCM_SIMULATION_SEED") {
-        World::new(seed).run();
-        return;
-    }
-    let count = number("OPENKCM_SIMULATIONS").unwrap_or(100);
-    let start = std::time::Instant::now();
-    let failed = run(0..count);
-    println!("{count} histories, {:.0} a second", count as f64 / start.elapsed().as_secs_f64());
-    assert_eq!(failed, None, "the history of OPENKCM_SIMULATION_SEED={failed:?} broke a promise");
+    many(|seed| World::new(seed).run());
 }

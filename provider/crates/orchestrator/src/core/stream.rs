@@ -374,9 +374,12 @@ impl Core {
         if !stream.evicts.is_empty() {
             return Ok(orders);
         }
-        // Without a mandate the edge gets no answer, and looks for another replica.
-        let mandated = self.mandate.is_none_or(|until| now < until);
-        if let Some(number) = stream.renewal.take_if(|_| mandated) {
+        // Without a mandate nothing leaves that lets an edge use a key: other replicas need not reckon with this one any
+        // more, and the edge may have come with a lease of one of them. It gets no answer and looks for another replica.
+        if self.mandate.is_some_and(|until| now >= until) {
+            return Ok(orders);
+        }
+        if let Some(number) = stream.renewal.take() {
             edge.lease_end = edge.lease_end.max(now + self.lease + MARGIN);
             let lease_ms = self.lease.as_millis() as u32;
             stream.order(&mut orders, wire::order::Order::Lease(wire::Lease { number, lease_ms }));
@@ -485,6 +488,12 @@ fn put_part(slot: &Slot, state: &KeyState, done: usize, revision: u64) -> (wire:
 impl Stream {
     fn unacknowledged(&self) -> usize {
         (self.sequence - self.acked) as usize
+    }
+
+    /// Something is to be sent that needs a mandate.
+    pub(super) fn waits(&self) -> bool {
+        let keys = !self.puts.is_empty() || !self.confirms.is_empty() || self.partial.is_some();
+        keys || self.renewal.is_some() || self.certificate.is_some() || self.listed && !self.synced
     }
 
     fn order(&mut self, orders: &mut Vec<wire::Order>, order: wire::order::Order) -> u64 {
