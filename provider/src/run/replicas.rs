@@ -243,12 +243,14 @@ impl Provider {
         told: Option<Told>,
     ) -> anyhow::Result<Edges> {
         let mut all = self.orchestrator.distribution(id);
-        let (mut evicted, mut pending) = (true, 0);
+        let (mut evicted, mut pending, mut behind) = (true, 0, false);
         if let (Some(replicas), Some(row)) = (&self.replicas, row) {
             let fingerprint = serves(&self.orchestrator, id);
             let others = self.ledger.hand_outs(row.id).await?;
             for other in others.into_iter().filter(|other| other.replica != replicas.id) {
                 pending += u32::from(other.usable);
+                // Even without an edge: one may have come to it since it last told us.
+                behind |= other.usable && other.fingerprint != fingerprint;
                 add(&mut all, &other, fingerprint);
             }
             evicted = row.withheld.is_some() && pending == 0;
@@ -261,6 +263,7 @@ impl Provider {
             handed_out: told.map(super::key::handed_out),
             total: all.total,
             current: all.current,
+            all_current: !behind && all.is_current(),
             evicted: all.evicted,
             all_evicted: evicted && all.is_evicted(),
             eviction,

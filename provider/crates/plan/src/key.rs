@@ -72,6 +72,8 @@ pub struct Edges {
     pub total: u32,
     /// Those that have acknowledged what is handed out.
     pub current: u32,
+    /// All of them have, and none can get anything older.
+    pub all_current: bool,
     /// Those that cannot use the key any more.
     pub evicted: u32,
     /// No edge can use it.
@@ -702,11 +704,16 @@ fn status(
     let served = matches!(edges.handed_out, Some(HandedOut::Serve(_)));
     if served && state == EffectiveState::Active {
         let leaving = edges.leaving.as_ref().map_or_else(String::new, |leaving| format!(" {leaving}"));
+        let behind = if edges.current == edges.total && !edges.all_current {
+            " Another replica of the provider may still hand out an earlier state."
+        } else {
+            ""
+        };
         set.set(
             conditions::DISTRIBUTED,
-            (edges.current == edges.total).into(),
-            if edges.current == edges.total { reasons::OK } else { reasons::PROGRESSING },
-            &format!("{}/{} edges have the current version.{leaving}", edges.current, edges.total),
+            edges.all_current.into(),
+            if edges.all_current { reasons::OK } else { reasons::PROGRESSING },
+            &format!("{}/{} edges have the current version.{behind}{leaving}", edges.current, edges.total),
         );
         set.remove(conditions::EVICTED);
     } else if record.is_some() && matches!(edges.handed_out, Some(HandedOut::Evict(_))) {

@@ -322,7 +322,7 @@ impl World {
             && distribution.settling.is_none()
             && self
                 .others(replica, index)
-                .all(|row| row.total == 0 || (row.fingerprint, row.current) == (fact.current, row.total))
+                .all(|row| !row.usable || (row.fingerprint, row.current) == (fact.current, row.total))
     }
 
     fn check(&mut self) {

@@ -217,6 +217,7 @@ impl World {
                 handed_out: self.handed_out,
                 total: 2,
                 current: u32::from(!self.cut_off) + 1,
+                all_current: !self.cut_off,
                 evicted: if self.all_evicted() { 2 } else { 1 },
                 all_evicted: self.all_evicted(),
                 eviction: self.eviction.to_owned(),
