@@ -22,7 +22,7 @@ use crate::{
 /// Output is sent in pieces of about this size.
 const PIECE: usize = CHUNK * 4;
 /// A stream in which nothing comes for so long is ended: it keeps a place that others may need.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(60) };
 
 /// A stream on its way: what it waits for, and the bytes that are ready.
 struct Progress {
@@ -164,6 +164,42 @@ impl Progress {
         match &mut self.stream {
             Some(stream) => stream.push(data, out),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use openkcm_edge_protocol::application::{crypto_client::CryptoClient, crypto_server::CryptoServer};
+
+    use super::*;
+    use crate::{caller::Caller, metrics::Metrics, store::KeyStore};
+
+    #[tokio::test]
+    async fn a_stream_in_which_nothing_comes_is_ended() {
+        let store = Arc::new(KeyStore::new());
+        let metrics = Arc::new(Metrics::new(Arc::clone(&store)));
+        let service = Service { engine: Engine::new(store), metrics };
+        let caller = Verified { caller: Caller::new("issuer", "subject", None), until: u64::MAX };
+        let mut client =
+            CryptoClient::new(CryptoServer::with_interceptor(service, move |mut request: Request<()>| {
+                request.extensions_mut().insert(caller.clone());
+                Ok(request)
+            }));
+        for direction in [Direction::Encrypt, Direction::Decrypt] {
+            let silent = stream::pending::<StreamRequest>();
+            let answers = match direction {
+                Direction::Encrypt => client.encrypt_stream(silent).await,
+                Direction::Decrypt => client.decrypt_stream(silent).await,
+            };
+            let mut answers = answers.unwrap().into_inner();
+            let end = timeout(Duration::from_secs(30), answers.message()).await;
+            let status = end.expect("the stream is ended by the edge").unwrap_err();
+            assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
+            assert!(answers.message().await.unwrap().is_none(), "it goes on after its end");
         }
     }
 }
