@@ -128,6 +128,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         refused: Mutex::default(),
         told_unreadable: Mutex::default(),
         homeless: Mutex::default(),
+        born: Mutex::default(),
     });
     if late.set(Arc::clone(&provider)).is_err() {
         anyhow::bail!("the provider was made twice");

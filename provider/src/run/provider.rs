@@ -61,6 +61,8 @@ pub struct Provider {
     pub refused: Mutex<HashMap<KeyId, String>>,
     /// Keys whose object cannot be put back: their namespace is gone.
     pub homeless: Mutex<HashSet<KeyId>>,
+    /// The uid of a Tenant whose first status was written, until the watch shows it.
+    pub born: Mutex<HashMap<LogicalCluster, String>>,
 }
 
 /// The reason in the condition of an object that does not fit its type.

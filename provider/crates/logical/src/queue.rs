@@ -52,9 +52,10 @@ pub struct RetryPolicy {
     pub limit: Duration,
 }
 
+/// The first pause is short: kcp may say "not found" for a moment of a kind that has just been bound.
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), limit: Duration::from_mins(5) }
+        Self { first: Duration::from_millis(20), limit: Duration::from_mins(5) }
     }
 }
 
@@ -111,7 +112,7 @@ impl<K: Laned + Clone + Eq + Hash + Debug + Send + 'static> Default for Queue<K>
 }
 
 impl<K: Laned + Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
-    /// An empty queue. [`Default`] backs off from 100 ms to 5 minutes.
+    /// An empty queue. [`Default`] backs off from 20 ms to 5 minutes.
     pub fn new(retry: RetryPolicy) -> Self {
         Self(Arc::new(Inner { core: Mutex::new(Core::default()), retry, bell: Notify::new() }))
     }
