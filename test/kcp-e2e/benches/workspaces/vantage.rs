@@ -26,7 +26,7 @@ use kube::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-/// Notes when a binding was first seen Bound, and when a Tenant was first seen Active.
+/// Notes when a binding was first seen Bound, and when a Tenant was first seen at all and Active.
 pub struct Vantage {
     seen: Arc<Mutex<HashMap<String, Seen>>>,
     everywhere: Client,
@@ -37,11 +37,19 @@ pub struct Vantage {
 #[derive(Default, Clone, Copy)]
 struct Seen {
     bound: Option<Instant>,
+    made: Option<Instant>,
     active: Option<Instant>,
 }
 
-/// From Bound to Active, of many workspaces.
-pub struct Latencies(Vec<Duration>);
+/// From Bound to the Tenant, and to its being Active.
+#[derive(Clone, Copy)]
+pub struct Latency {
+    made: Duration,
+    active: Duration,
+}
+
+/// Those of many workspaces.
+pub struct Latencies(Vec<Latency>);
 
 impl Vantage {
     /// Beside a provider.
@@ -91,9 +99,10 @@ impl Vantage {
     }
 
     /// From Bound to Active, once both were seen.
-    pub fn latency(&self, cluster: &LogicalCluster) -> Option<Duration> {
+    pub fn latency(&self, cluster: &LogicalCluster) -> Option<Latency> {
         let seen = lock(&self.seen).get(cluster.as_str()).copied()?;
-        Some(seen.active?.saturating_duration_since(seen.bound?))
+        let since_bound = |at: Instant| seen.bound.map(|bound| at.saturating_duration_since(bound));
+        Some(Latency { made: since_bound(seen.made?)?, active: since_bound(seen.active?)? })
     }
 
     /// The resourceVersion of every object of ours, and of every event, in all workspaces.
@@ -153,6 +162,9 @@ fn note(
     let Some(cluster) = cluster_of(object) else { return };
     let mut all = lock(seen);
     let seen = all.entry(cluster.clone()).or_default();
+    if object.types.as_ref().is_some_and(|types| types.kind == "Tenant") {
+        seen.made.get_or_insert_with(Instant::now);
+    }
     match object.data["status"]["phase"].as_str() {
         Some("Bound") if seen.bound.is_none() => {
             seen.bound = Some(Instant::now());
@@ -201,22 +213,31 @@ fn lock(seen: &Mutex<HashMap<String, Seen>>) -> MutexGuard<'_, HashMap<String, S
 
 impl Latencies {
     /// Over the lines.
-    pub const HEAD: &str = "                                       n    p50 ms    p99 ms    max ms";
+    pub const HEAD: &str = "                                       n    p50 ms    p99 ms    max ms    (Bound -> Tenant: p50, p99)";
 
     /// A line of the table.
     pub fn print(&self, name: &str) {
-        let mut all = self.0.clone();
-        all.sort_unstable();
-        let at = |share: f64| {
+        let sorted = |of: fn(&Latency) -> Duration| {
+            let mut all: Vec<Duration> = self.0.iter().map(of).collect();
+            all.sort_unstable();
+            all
+        };
+        let at = |all: &[Duration], share: f64| {
             let index = (all.len() as f64 * share).ceil() as usize;
             all.get(index.saturating_sub(1)).map_or(f64::NAN, |it| it.as_secs_f64() * 1_000.0)
         };
-        println!("{name:<34} {:>5} {:>9.1} {:>9.1} {:>9.1}", all.len(), at(0.5), at(0.99), at(1.0));
+        let (made, active) = (sorted(|it| it.made), sorted(|it| it.active));
+        let (p50, p99, max) = (at(&active, 0.5), at(&active, 0.99), at(&active, 1.0));
+        let (made50, made99) = (at(&made, 0.5), at(&made, 0.99));
+        println!(
+            "{name:<34} {:>5} {p50:>9.1} {p99:>9.1} {max:>9.1}    ({made50:.1}, {made99:.1})",
+            active.len()
+        );
     }
 }
 
-impl FromIterator<Duration> for Latencies {
-    fn from_iter<I: IntoIterator<Item = Duration>>(all: I) -> Self {
+impl FromIterator<Latency> for Latencies {
+    fn from_iter<I: IntoIterator<Item = Latency>>(all: I) -> Self {
         Self(all.into_iter().collect())
     }
 }
