@@ -76,7 +76,7 @@ e2e: build ## Every test of the workspace, on a kcp and key stores that run for 
 .PHONY: cargo-tests
 cargo-tests:
 	RUST_TEST_THREADS=4 cargo test --workspace --locked --no-fail-fast
-	cargo test --workspace --locked --no-fail-fast --test reject --test real_kcp -- --ignored
+	cargo test --workspace --locked --no-fail-fast --test reject --test real_kcp --test two_shards -- --ignored
 
 # `make up` itself, what the README shows, and the console in a browser. What was up before stays up.
 .PHONY: whole
