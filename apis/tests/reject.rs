@@ -147,4 +147,16 @@ async fn the_api_server_says_what_is_wrong_and_what_would_be_right() {
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    // A Tenant has nothing to configure: nobody in a workspace makes or changes one, its administrator neither.
+    let tenants = ApiResource::from_gvk(&GroupVersionKind::gvk("openkcm.io", "v1alpha1", "Tenant"));
+    let api: Api<DynamicObject> = Api::all_with(client, &tenants);
+    let mine = DynamicObject::new("mine", &tenants);
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    match api.create(&params, &mine).await {
+        Err(kube::Error::Api(status)) => {
+            assert!(status.code == 403 && status.message.contains("tenants"), "{}", status.message);
+        }
+        other => panic!("a Tenant was not refused: {other:?}"),
+    }
 }
