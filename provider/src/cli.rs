@@ -157,6 +157,12 @@ pub enum AccountsCommand {
     Impact {
         #[command(flatten)]
         ledger: LedgerArgs,
+        /// Kubeconfig of `run`: with it the clients that are active now are counted, which the ledger does not know.
+        #[arg(long, env = "OPENKCM_KUBECONFIG")]
+        kubeconfig: Option<PathBuf>,
+        /// Name of the APIExport and of its endpoint slice.
+        #[arg(long, env = "OPENKCM_EXPORT", default_value = "openkcm.io")]
+        export: String,
         /// Logical cluster, or path if only one tenant has it.
         tenant: String,
         /// The Account's name.

@@ -1,10 +1,16 @@
 //! The operator's commands beside `run`. They work on the ledger; a running provider notices within a second.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use kcp_client_rs::LogicalCluster;
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use openkcm_apis::Account;
 use openkcm_keychain::{
     AccountKeys, Ledger,
     rows::{ServiceKeyRow, TenantRow},
@@ -129,9 +135,11 @@ pub async fn tenants(command: TenantsCommand) -> anyhow::Result<()> {
 }
 
 pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
-    let (ledger, tenant, account) = match command {
+    let (ledger, kubeconfig, export, tenant, account) = match command {
         AccountsCommand::List { ledger, tenant } => return list_accounts(&ledger, tenant.as_deref()).await,
-        AccountsCommand::Impact { ledger, tenant, account } => (ledger, tenant, account),
+        AccountsCommand::Impact { ledger, kubeconfig, export, tenant, account } => {
+            (ledger, kubeconfig, export, tenant, account)
+        }
     };
     let ledger = open(&ledger).await?;
     let tenant = find(&ledger, &tenant).await?;
@@ -142,11 +150,18 @@ pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
         ledger.keys(tenant.id).await?.into_iter().filter(|key| key.account == row.id).collect();
     let namespaces: std::collections::BTreeSet<_> = keys.iter().map(|key| key.namespace.clone()).collect();
     let sealed: u64 = ledger.rewrap_progress(row.id).await?.iter().map(|by| by.versions).sum();
+    let clients = match kubeconfig {
+        Some(kubeconfig) => match active_clients(&kubeconfig, &export, &tenant, &account).await? {
+            Some(clients) => clients.to_string(),
+            None => "unknown (kcp has no status of it now)".to_owned(),
+        },
+        None => "not asked for (--kubeconfig)".to_owned(),
+    };
     println!(
-        "Account {account} of {}: {} keys in {} namespaces, {sealed} versions would be re-wrapped",
+        "Account {account} of {}: {} keys in {} namespaces, {sealed} versions would be re-wrapped; active clients: {clients}",
         tenant.path,
         keys.len(),
-        namespaces.len()
+        namespaces.len(),
     );
     let rows: Vec<_> = keys
         .into_iter()
@@ -156,6 +171,44 @@ pub async fn accounts(command: AccountsCommand) -> anyhow::Result<()> {
         .collect();
     table(&["NAMESPACE", "NAME", "VERSION", "LAST ROTATION"], &rows);
     Ok(())
+}
+
+/// How many clients use keys of the Account, as the running provider last wrote into its status. `None`: the workspace is not
+/// served, or has no such Account now.
+async fn active_clients(
+    kubeconfig: &Path,
+    export: &str,
+    tenant: &TenantRow,
+    account: &str,
+) -> anyhow::Result<Option<i32>> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("read the kubeconfig {}", kubeconfig.display()))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .context("use the kubeconfig")?;
+    let gvk = GroupVersionKind::gvk("apis.kcp.io", "v1alpha1", "APIExportEndpointSlice");
+    let slices = ApiResource::from_gvk_with_plural(&gvk, "apiexportendpointslices");
+    let slices = Api::<DynamicObject>::all_with(Client::try_from(config.clone())?, &slices);
+    let slice = slices.get(export).await.with_context(|| format!("read the endpoint slice {export}"))?;
+    for endpoint in slice.data["status"]["endpoints"].as_array().into_iter().flatten() {
+        let url = endpoint["url"].as_str().unwrap_or_default().trim_end_matches('/');
+        let mut there = config.clone();
+        there.cluster_url =
+            format!("{url}/clusters/{}", tenant.cluster).parse().context("an endpoint's URL")?;
+        // Our credentials go there: never over a weaker channel than to the provider workspace itself.
+        if there.cluster_url.scheme() != config.cluster_url.scheme() {
+            continue;
+        }
+        // Another shard than the workspace's answers that there is nothing.
+        let found = match Api::<Account>::all(Client::try_from(there)?).get_opt(account).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => None,
+            found => found.context("read the Account")?,
+        };
+        if let Some(impact) = found.and_then(|found| found.status?.impact) {
+            return Ok(Some(impact.active_clients));
+        }
+    }
+    Ok(None)
 }
 
 async fn list_accounts(ledger: &LedgerArgs, tenant: Option<&str>) -> anyhow::Result<()> {

@@ -25,6 +25,21 @@ fn account_with_dependents_cannot_be_deleted() {
         let application = team.application("payments/app").await?;
         application.encrypts(KEY, "still here").await?;
 
+        // Who asks first what it would touch is told about the clients, too.
+        team.expect(ACCOUNT, "aws", "it counts its client", |it| {
+            it["status"]["impact"]["activeClients"] == 1
+        })
+        .await?;
+        let installation = story.installation().await?;
+        let kubeconfig =
+            format!("--kubeconfig={}", installation.folder().join("provider.kubeconfig").display());
+        let impact =
+            installation.operator(&["accounts", "impact", &kubeconfig, team.cluster().as_str(), "aws"])?;
+        ensure!(
+            impact.contains("1 keys in 1 namespaces") && impact.contains("active clients: 1"),
+            "the impact is {impact}"
+        );
+
         // Without its key it may go.
         team.delete(SERVICE_KEY, KEY).await?;
         team.gone(SERVICE_KEY, KEY).await?;
