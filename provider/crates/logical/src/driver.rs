@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
-use futures::{StreamExt, future::BoxFuture};
+use backon::BackoffBuilder;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kube::{
     Api, Client,
     core::{ApiResource, GroupVersionKind, Object},
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher,
 };
 use serde::Deserialize;
 use tokio::task::{JoinError, JoinSet};
@@ -70,8 +72,14 @@ impl Driver {
         let only = watcher::Config::default()
             .fields(&format!("metadata.name={}", self.slice))
             .timeout(self.timing.watch.as_secs().clamp(1, 290) as u32);
-        let pauses = watcher::ExponentialBackoff::from(backoff(self.timing));
-        let mut events = watcher(slices, only).backoff(pauses).boxed();
+        // A watcher goes on after an error without a word, and what is red would stay so: a new one lists first.
+        let watched = |pause| {
+            let (slices, only) = (slices.clone(), only.clone());
+            let later = async move { tokio::time::sleep(pause).await };
+            later.map(move |()| watcher(slices, only)).flatten_stream().boxed()
+        };
+        let mut pauses = backoff(self.timing).build();
+        let mut events = watched(Duration::ZERO);
 
         let mut tasks = Tasks { set: JoinSet::new(), running: BTreeMap::new(), epochs: BTreeMap::new() };
         let mut wanted: BTreeSet<Endpoint> = BTreeSet::new();
@@ -98,13 +106,17 @@ impl Driver {
                         // The watcher's stream never ends.
                         None => (Some("the watch of the endpoint slice ended".to_owned()), None),
                     };
-                    let mut last = self.roster.slice_error.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(error) = &error && last.is_none() {
-                        warn!(slice = self.slice, error, "cannot follow the endpoint slice, trying again");
+                    if let Some(error) = error {
+                        let mut last = self.roster.slice_error.lock().unwrap_or_else(PoisonError::into_inner);
+                        if last.is_none() {
+                            warn!(slice = self.slice, error, "cannot follow the endpoint slice, trying again");
+                        }
+                        *last = Some(error);
+                        events = watched(pauses.next().unwrap_or(self.timing.retry_limit));
                     }
-                    *last = error;
-                    drop(last);
                     if let Some(known) = known {
+                        *self.roster.slice_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                        pauses = backoff(self.timing).build();
                         wanted = known;
                         read = true;
                         self.part(&wanted, &tasks);
