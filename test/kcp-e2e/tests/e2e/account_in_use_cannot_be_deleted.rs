@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use kcp_e2e::{
     story::{Patient as _, scenario},
-    workspace::{ACCOUNT, SERVICE_KEY},
+    workspace::{ACCOUNT, NAMESPACE, SERVICE_KEY},
 };
 
 const KEY: &str = "payments/payments-db";
@@ -46,5 +46,28 @@ fn account_with_dependents_cannot_be_deleted() {
         team.expect(ACCOUNT, "aws", "it has no dependents", |it| it["status"]["dependents"] == 0).await?;
         team.delete(ACCOUNT, "aws").await?;
         team.gone(ACCOUNT, "aws").await
+    });
+}
+
+#[test]
+fn account_does_not_wait_for_keys_whose_namespace_is_gone() {
+    scenario(async |story| {
+        let team = story.workspace("team").await?;
+        team.enable().await?;
+        team.chain(&story.kms(), "aws", KEY).await?;
+        // Nothing can be put back into a namespace that went while OpenKCM was off.
+        team.disable().await?;
+        team.delete(NAMESPACE, "payments").await?;
+        team.gone(NAMESPACE, "payments").await?;
+        team.enable().await?;
+        team.account_ready("aws").await?;
+
+        team.delete(ACCOUNT, "aws").await?;
+        team.gone(ACCOUNT, "aws").await?;
+        // Its key is not destroyed yet, and the operator sees until when.
+        let keys =
+            story.installation().await?.operator(&["keys", "list", "--tenant", team.cluster().as_str()])?;
+        ensure!(keys.contains(KEY) && keys.contains("PendingDeletion"), "the ledger says: {keys}");
+        Ok(())
     });
 }
