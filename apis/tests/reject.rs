@@ -69,6 +69,7 @@ fn expand(value: &Value) -> Value {
             None => value.clone(),
         },
         Value::Array(items) => items.iter().map(expand).collect(),
+        Value::Object(members) => members.iter().map(|(key, member)| (key.clone(), expand(member))).collect(),
         other => other.clone(),
     }
 }
