@@ -18,6 +18,8 @@ use super::{metrics::Scrape, provider::Provider};
 
 /// A watch that says nothing for so long makes no progress: its server ends each one sooner.
 const STALLED: Duration = Duration::from_secs(60);
+/// Whoever asks for `/readyz` waits no longer for the ledger: a database that is away is otherwise tried for a minute.
+const LEDGER_ANSWERS: Duration = Duration::from_secs(2);
 
 struct Shared {
     provider: Arc<Provider>,
@@ -47,7 +49,10 @@ pub async fn serve(
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let provider = &shared.provider;
-    let ledger = provider.ledger.change_token().await.err().map(|error| error.to_string());
+    let ledger = match tokio::time::timeout(LEDGER_ANSWERS, provider.ledger.change_token()).await {
+        Ok(answer) => answer.err().map(|error| error.to_string()),
+        Err(_) => Some(format!("not within {LEDGER_ANSWERS:?}")),
+    };
     let problems = problems(&provider.world.health(), provider.world.synced(), ledger);
     if problems.is_empty() {
         (StatusCode::OK, "ok\n").into_response()

@@ -287,29 +287,36 @@ async fn follow_ledger(provider: Arc<Provider>) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(if replicated { LEDGER_POLL / 4 } else { LEDGER_POLL });
     loop {
         tick.tick().await;
-        match provider.ledger.changes_since(token).await {
-            Ok(changes) => {
-                token = changes.token;
-                let all = |row: TenantRow| Changed { cluster: row.cluster, key: None };
-                let news = match changes.changed {
-                    Some(some) => some,
-                    None => provider.ledger.tenants().await?.into_iter().map(all).collect(),
-                };
-                for Changed { cluster, key } in news {
-                    if let Some((namespace, name)) = key {
-                        provider.queue.add(Subject::Key(cluster, namespace, name));
-                        continue;
-                    }
-                    lock(&provider.refused).retain(|key, _| key.cluster != cluster);
-                    if let Some(row) = provider.ledger.tenant(&cluster).await? {
-                        provider.queue.add(Subject::Tenant(cluster));
-                        provider.wake_workspace(&row).await?;
-                    }
-                }
+        // What was not read to its end is read again.
+        match wake_changed(&provider, token).await {
+            Ok(next) => token = next,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the ledger does not say what changed");
             }
-            Err(error) => tracing::warn!(%error, "the ledger does not say what changed"),
         }
     }
+}
+
+/// Puts what changed since `token` into the queue; the token for the next time.
+async fn wake_changed(provider: &Provider, token: i64) -> anyhow::Result<i64> {
+    let changes = provider.ledger.changes_since(token).await?;
+    let all = |row: TenantRow| Changed { cluster: row.cluster, key: None };
+    let news = match changes.changed {
+        Some(some) => some,
+        None => provider.ledger.tenants().await?.into_iter().map(all).collect(),
+    };
+    for Changed { cluster, key } in news {
+        if let Some((namespace, name)) = key {
+            provider.queue.add(Subject::Key(cluster, namespace, name));
+            continue;
+        }
+        lock(&provider.refused).retain(|key, _| key.cluster != cluster);
+        if let Some(row) = provider.ledger.tenant(&cluster).await? {
+            provider.queue.add(Subject::Tenant(cluster));
+            provider.wake_workspace(&row).await?;
+        }
+    }
+    Ok(changes.token)
 }
 
 /// Destroys deleted keys whose window is over, and lets account keys out of memory in time.

@@ -149,8 +149,8 @@ impl Story {
     }
 
     /// [`Self::with_own_provider`], with several replicas over a PostgreSQL ledger and as many edges, one at each.
-    pub async fn with_replicas(&mut self, count: usize, database_url: String) -> Result<()> {
-        let mut plan = self.world.plan(&self.prefix, count, &[], &[])?;
+    pub async fn with_replicas(&mut self, count: usize, database_url: String, flags: &[&str]) -> Result<()> {
+        let mut plan = self.world.plan(&self.prefix, count, flags, &[])?;
         plan.database_url = Some(database_url);
         for _ in 1..count {
             let [http, orchestrator] = free_ports()?;

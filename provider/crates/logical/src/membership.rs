@@ -117,12 +117,14 @@ impl Membership {
     }
 
     /// Keeps the lease and watches the others until `shutdown`, then gives the lease up. `on_change` is called when
-    /// the set of replicas changed: everything should be queued again.
+    /// the set of replicas changed, and when this replica's own lease had run out and holds again, so that it owns
+    /// something again: everything should be queued again.
     pub async fn run(&self, shutdown: CancellationToken, on_change: impl Fn() + Send + Sync) {
         let every = self.0.options.lease / 3;
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut others = Others::default();
+        let mut returned = false;
         loop {
             tokio::select! {
                 biased;
@@ -132,6 +134,7 @@ impl Membership {
             let asked = Instant::now();
             if self.within(every, "renew the lease", self.renew()).await.is_some() {
                 let mut view = self.view();
+                returned |= view.held_until.is_none_or(|until| until <= Instant::now());
                 view.held_until = Some(asked + self.0.options.lease);
                 view.renewals += 1;
             }
@@ -148,6 +151,8 @@ impl Membership {
             };
             if changed {
                 info!(members = ?self.members(), "the set of replicas changed");
+            }
+            if std::mem::take(&mut returned) || changed {
                 on_change();
             }
         }

@@ -19,6 +19,7 @@ mod new_workspace_at_an_old_path_inherits_nothing;
 mod no_secret_is_ever_shown;
 mod objects_of_an_older_schema;
 mod other_tenants_are_out_of_reach;
+mod outage_of_ledger_or_kcp_takes_no_key;
 mod readiness_tells_when_kcp_is_gone;
 mod rebind_while_the_provider_was_away;
 mod root_loss_and_return;

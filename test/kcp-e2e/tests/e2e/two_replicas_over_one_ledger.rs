@@ -18,7 +18,7 @@ const KEY: &str = "payments/payments-db";
 #[test]
 fn two_replicas_rotate_once_and_evict_at_all_edges_while_either_dies() {
     scenario(async |story| {
-        story.with_replicas(2, crate::postgres::new_database().await).await?;
+        story.with_replicas(2, crate::postgres::new_database().await, &[]).await?;
         let team = story.workspace("team").await?;
         team.enable().await?;
         team.chain(&story.kms(), "aws", KEY).await?;

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -51,12 +51,62 @@ fn server() -> &'static Path {
 #[allow(clippy::zombie_processes)] // it outlives every test, and dies with this process
 fn start() -> PathBuf {
     remove_stale();
+    let directory = own_directory();
+    prepare(&directory);
+    run(&directory, "", 5432);
+    directory
+}
+
+fn own_directory() -> PathBuf {
+    std::env::temp_dir().join(format!("openkcm-pg-{}", std::process::id()))
+}
+
+/// A server of a test's own at a port of 127.0.0.1, which it may stop and start again. Ends with the thread that started it.
+pub struct Server {
+    directory: PathBuf,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Server {
+    pub fn start_at(port: u16) -> Self {
+        let directory = own_directory().join(format!("at-{port}"));
+        prepare(&directory);
+        let mut server = Self { directory, port, process: None };
+        server.start();
+        server
+    }
+
+    /// Of a database that is empty at first.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub fn start(&mut self) {
+        self.process = Some(run(&self.directory, "127.0.0.1", self.port));
+    }
+
+    /// As an operator does, without waiting for clients; returns when it has ended.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let fast = Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
+        assert!(fast.success(), "PostgreSQL had ended by itself");
+        process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn prepare(directory: &Path) {
     let bin = binaries();
-    let directory = std::env::temp_dir().join(format!("openkcm-pg-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
+    fs::create_dir_all(directory).unwrap();
     let data = directory.join("data");
     if is_root() {
-        assert!(Command::new("chown").arg("postgres").arg(&directory).status().unwrap().success());
+        assert!(Command::new("chown").arg("postgres").arg(directory).status().unwrap().success());
     }
     let init = as_postgres(&bin.join("initdb"))
         .args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
@@ -65,13 +115,19 @@ fn start() -> PathBuf {
         .output()
         .unwrap();
     assert!(init.status.success(), "initdb: {}", String::from_utf8_lossy(&init.stderr));
-    let log = fs::File::create(directory.join("log")).unwrap();
-    as_postgres(&bin.join("postgres"))
+}
+
+/// Returns when it answers.
+fn run(directory: &Path, listen: &str, port: u16) -> Child {
+    let bin = binaries();
+    let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
+    let port = port.to_string();
+    let process = as_postgres(&bin.join("postgres"))
         .arg("-D")
-        .arg(&data)
+        .arg(directory.join("data"))
         .arg("-k")
-        .arg(&directory)
-        .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
+        .arg(directory)
+        .args(["-c", &format!("listen_addresses={listen}"), "-p", &port, "-c", "max_connections=300"])
         // Tests end this process's clients, never the machine; a benchmark compares with commits that are on disk.
         .args([
             "-c",
@@ -85,7 +141,8 @@ fn start() -> PathBuf {
         .unwrap();
     let deadline = Instant::now() + Duration::from_mins(1);
     let ready = || {
-        let answer = Command::new(bin.join("pg_isready")).arg("-q").arg("-h").arg(&directory).status();
+        let mut ask = Command::new(bin.join("pg_isready"));
+        let answer = ask.args(["-q", "-p", &port, "-h"]).arg(directory).status();
         answer.unwrap().success()
     };
     while !ready() {
@@ -93,7 +150,7 @@ fn start() -> PathBuf {
         assert!(Instant::now() < deadline, "PostgreSQL does not answer: {}", log());
         thread::sleep(Duration::from_millis(50));
     }
-    directory
+    process
 }
 
 /// Runs as user postgres when we are root (PostgreSQL refuses root), and dies with us.

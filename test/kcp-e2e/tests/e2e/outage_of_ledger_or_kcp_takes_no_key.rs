@@ -1,0 +1,135 @@
+//! The database alone, or kcp's provider workspace alone, may be away for longer than any lease: applications do not notice, and
+//! what was asked for meanwhile is done once, afterwards.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use kcp_e2e::{
+    installation::{Application, Refusal, write_private},
+    link::Link,
+    process::free_ports,
+    story::{Patient as _, Team, scenario},
+    wait::eventually,
+    workspace::SERVICE_KEY,
+};
+use serde_json::{Value, json};
+
+use crate::postgres::Server;
+
+const KEY: &str = "payments/payments-db";
+/// Longer than a replica's mandate (5 s) and its lease together: with neither renewed, an edge has surely lost its keys.
+const OUTAGE: Duration = Duration::from_secs(9);
+const LEASE: &str = "--lease=3s";
+/// A replica whose Lease in kcp is so old owns nothing.
+const OWNERLESS: Duration = Duration::from_secs(6);
+
+#[test]
+fn an_outage_of_the_ledger_or_of_kcp_alone_takes_no_key_from_an_edge() {
+    scenario(async |story| {
+        let [port] = free_ports()?;
+        let mut database = Server::start_at(port);
+        story.with_replicas(1, database.url(), &[LEASE]).await?;
+        let link = Link::listen().await?;
+        let kcp: SocketAddr =
+            story.kcp().url().trim_start_matches("https://").parse().context("kcp's address")?;
+        link.to(kcp);
+        let provider = story.own()?;
+        provider.stop_provider();
+        let kubeconfig = provider.folder().join("provider.kubeconfig");
+        let direct = std::fs::read_to_string(&kubeconfig).context("reading a kubeconfig")?;
+        let behind = direct.replace(&kcp.to_string(), &link.address().to_string());
+        ensure!(behind != direct, "the kubeconfig does not name {kcp}");
+        write_private(&kubeconfig, &behind)?;
+        provider.start_provider().await?;
+        let ready = provider.metrics_url().replace("/metrics", "/readyz");
+
+        let team = story.workspace("team").await?;
+        team.enable().await?;
+        team.chain(&story.kms(), "aws", KEY).await?;
+        let app = team.application("payments/app").await?;
+        let sealed = app.encrypts(KEY, "secret").await?;
+
+        database.stop();
+        let away = Instant::now();
+        readiness_is(&ready, 503, "the ledger does not answer").await?;
+        request_rotation(&team, "while the database was away").await?;
+        works_until(&app, &sealed, away + OUTAGE)?;
+        not_served(&team, "v1").await?;
+        database.start();
+        served(&team, "v2", "while the database was away").await?;
+        readiness_is(&ready, 200, "ok").await?;
+        works_until(&app, &sealed, Instant::now())?;
+
+        // Nobody listens there any more: the port of a listener that is gone.
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+        link.to(nobody.context("a free port")?);
+        link.cut();
+        let away = Instant::now();
+        works_until(&app, &sealed, away + OWNERLESS)?;
+        request_rotation(&team, "while kcp was away").await?;
+        works_until(&app, &sealed, away + OUTAGE)?;
+        not_served(&team, "v2").await?;
+        link.to(kcp);
+        served(&team, "v3", "while kcp was away").await?;
+        works_until(&app, &sealed, Instant::now())?;
+        ensure!(story.own()?.operator(&["ledger", "verify"])?.contains("the ledger is whole"));
+        Ok(())
+    });
+}
+
+/// The application decrypts and encrypts without a single refusal, at least once.
+fn works_until(app: &Application, sealed: &[u8], end: Instant) -> Result<()> {
+    loop {
+        let refused = |Refusal(why)| anyhow::anyhow!("the edge refuses: {why}");
+        let opened = app.decrypt(KEY, sealed)?.map_err(refused)?;
+        ensure!(opened == b"secret", "it decrypted to something else");
+        app.encrypt(KEY, b"new")?.map_err(refused)?;
+        if Instant::now() >= end {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+async fn request_rotation(team: &Team, value: &str) -> Result<Value> {
+    team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationRequest": value}})).await
+}
+
+async fn not_served(team: &Team, version: &str) -> Result<()> {
+    let key = team.get(SERVICE_KEY, KEY).await?.context("the key's object")?;
+    let status = &key["status"];
+    ensure!(
+        status["currentVersion"] == version && status["rotationRequest"] != key["spec"]["rotationRequest"],
+        "the status says that it was served: {status}"
+    );
+    Ok(())
+}
+
+async fn served(team: &Team, version: &str, request: &str) -> Result<()> {
+    let key = team
+        .expect(SERVICE_KEY, KEY, &format!("the request {request:?} is served"), |it| {
+            it["status"]["rotationRequest"] == request
+        })
+        .await?;
+    let (status, count) = (&key["status"], version.trim_start_matches('v'));
+    let versions = status["versions"].as_array().map_or(0, Vec::len);
+    ensure!(
+        status["currentVersion"] == version && versions.to_string() == count,
+        "not one version for one request: {status}"
+    );
+    Ok(())
+}
+
+async fn readiness_is(url: &str, expected: u16, says: &str) -> Result<()> {
+    eventually(&format!("/readyz says {expected}, {says}"), || async {
+        let answer = reqwest::get(url).await.context("the readiness page")?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.context("its text")?;
+        ensure!(status == expected && text.contains(says), "it says {status}: {text}");
+        Ok(())
+    })
+    .await
+}
