@@ -140,6 +140,8 @@ async fn settled(team: &Team, tenant: &str) -> Result<Value> {
         let distributed = |key: &Value| is_true(key, "Distributed");
         ensure!(keys.iter().all(distributed), "not every key is at the edge");
         ensure!(tenant["status"]["serviceEncryptionKeys"] == keys.len(), "the Tenant counts others");
+        let dependents = accounts.iter().filter_map(|it| it["status"]["dependents"].as_u64()).sum::<u64>();
+        ensure!(dependents == keys.len() as u64, "the Accounts count {dependents} of {} keys", keys.len());
         let about = |object: &Value| {
             let status = &object["status"];
             let versions: Vec<Value> = status["versions"].as_array().into_iter().flatten()
