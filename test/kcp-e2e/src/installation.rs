@@ -16,11 +16,20 @@ use serde_json::json;
 
 use crate::{
     kcp::Kcp,
+    link::Link,
     paths,
     process::{CommandExt as _, Lifetime, Process, Recipe, free_ports},
     stores::KeyStores,
     wait::within,
 };
+
+/// What the `/readyz` of a provider says: status and text.
+async fn readiness(http_port: u16) -> Result<(u16, String)> {
+    let answer =
+        reqwest::get(format!("http://127.0.0.1:{http_port}/readyz")).await.context("its readiness page")?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.text().await.context("the text of its readiness page")?))
+}
 
 /// The audience of tokens for the edge.
 pub const AUDIENCE: &str = "openkcm-edge";
@@ -232,23 +241,34 @@ impl Installation {
             *slot = Some(Process::start(&recipe, &plan.logs(), plan.lifetime)?);
         }
         let provider = slot.as_mut().context("a provider that was just started")?;
-        let ready = format!("http://127.0.0.1:{http_port}/readyz");
         within(Duration::from_secs(90), "the provider is ready", || {
             let state = provider.check();
-            let ready = ready.clone();
             async move {
                 state?;
-                let answer = reqwest::get(&ready).await.context("its readiness page")?;
-                let status = answer.status();
-                ensure!(
-                    status.is_success(),
-                    "/readyz says {status}: {}",
-                    answer.text().await.unwrap_or_default()
-                );
+                let (status, text) = readiness(http_port).await?;
+                ensure!(status == 200, "/readyz says {status}: {text}");
                 Ok(())
             }
         })
         .await
+    }
+
+    /// What `/readyz` of the provider says: status and text.
+    pub async fn readiness(&self) -> Result<(u16, String)> {
+        readiness(self.plan.http_port).await
+    }
+
+    /// Starts the provider anew, with the link between it and kcp's provider workspace.
+    pub async fn reach_kcp_over(&mut self, link: &Link, kcp: &Kcp) -> Result<()> {
+        let address = kcp.address()?;
+        link.to(address);
+        self.stop_provider();
+        let kubeconfig = self.folder().join("provider.kubeconfig");
+        let direct = fs::read_to_string(&kubeconfig).context("reading a kubeconfig")?;
+        let behind = direct.replace(&address.to_string(), &link.address().to_string());
+        ensure!(behind != direct, "the kubeconfig does not name {address}");
+        write_private(&kubeconfig, &behind)?;
+        self.start_provider().await
     }
 
     /// SIGTERM, as a deployment would.

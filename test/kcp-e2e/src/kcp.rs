@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -144,6 +145,14 @@ impl Kcp {
     /// `https://HOST:PORT`, without a workspace.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.url
+            .trim_start_matches("https://")
+            .parse()
+            .with_context(|| format!("the address in {}", self.url))
     }
 
     /// Its certificate authority, in base64 of PEM as a kubeconfig has it.

@@ -92,6 +92,13 @@ impl Link {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
     }
 
+    /// Ends every connection, and whoever dials from now on finds nobody: the port of a listener that is gone.
+    pub fn to_nobody(&self) -> io::Result<()> {
+        self.to(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?);
+        self.cut();
+        Ok(())
+    }
+
     /// Where to dial.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -1,14 +1,11 @@
 //! The database alone, or kcp's provider workspace alone, may be away for longer than any lease: applications do not notice, and
 //! what was asked for meanwhile is done once, afterwards.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kcp_e2e::{
-    installation::{Application, Refusal, write_private},
+    installation::{Application, Installation, Refusal},
     link::Link,
     process::free_ports,
     story::{Patient as _, Team, scenario},
@@ -33,18 +30,8 @@ fn an_outage_of_the_ledger_or_of_kcp_alone_takes_no_key_from_an_edge() {
         let mut database = Server::start_at(port);
         story.with_replicas(1, database.url(), &[LEASE]).await?;
         let link = Link::listen().await?;
-        let kcp: SocketAddr =
-            story.kcp().url().trim_start_matches("https://").parse().context("kcp's address")?;
-        link.to(kcp);
-        let provider = story.own()?;
-        provider.stop_provider();
-        let kubeconfig = provider.folder().join("provider.kubeconfig");
-        let direct = std::fs::read_to_string(&kubeconfig).context("reading a kubeconfig")?;
-        let behind = direct.replace(&kcp.to_string(), &link.address().to_string());
-        ensure!(behind != direct, "the kubeconfig does not name {kcp}");
-        write_private(&kubeconfig, &behind)?;
-        provider.start_provider().await?;
-        let ready = provider.metrics_url().replace("/metrics", "/readyz");
+        let kcp = story.kcp();
+        story.own()?.reach_kcp_over(&link, kcp).await?;
 
         let team = story.workspace("team").await?;
         team.enable().await?;
@@ -54,25 +41,22 @@ fn an_outage_of_the_ledger_or_of_kcp_alone_takes_no_key_from_an_edge() {
 
         database.stop();
         let away = Instant::now();
-        readiness_is(&ready, 503, "the ledger does not answer").await?;
+        readiness_is(story.own()?, 503, "the ledger does not answer").await?;
         request_rotation(&team, "while the database was away").await?;
         works_until(&app, &sealed, away + OUTAGE)?;
         not_served(&team, "v1").await?;
         database.start();
         served(&team, "v2", "while the database was away").await?;
-        readiness_is(&ready, 200, "ok").await?;
+        readiness_is(story.own()?, 200, "ok").await?;
         works_until(&app, &sealed, Instant::now())?;
 
-        // Nobody listens there any more: the port of a listener that is gone.
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
-        link.to(nobody.context("a free port")?);
-        link.cut();
+        link.to_nobody()?;
         let away = Instant::now();
         works_until(&app, &sealed, away + OWNERLESS)?;
         request_rotation(&team, "while kcp was away").await?;
         works_until(&app, &sealed, away + OUTAGE)?;
         not_served(&team, "v2").await?;
-        link.to(kcp);
+        link.to(kcp.address()?);
         served(&team, "v3", "while kcp was away").await?;
         works_until(&app, &sealed, Instant::now())?;
         ensure!(story.own()?.operator(&["ledger", "verify"])?.contains("the ledger is whole"));
@@ -123,11 +107,9 @@ async fn served(team: &Team, version: &str, request: &str) -> Result<()> {
     Ok(())
 }
 
-async fn readiness_is(url: &str, expected: u16, says: &str) -> Result<()> {
+async fn readiness_is(provider: &Installation, expected: u16, says: &str) -> Result<()> {
     eventually(&format!("/readyz says {expected}, {says}"), || async {
-        let answer = reqwest::get(url).await.context("the readiness page")?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await.context("its text")?;
+        let (status, text) = provider.readiness().await?;
         ensure!(status == expected && text.contains(says), "it says {status}: {text}");
         Ok(())
     })
