@@ -95,24 +95,26 @@ async fn ensure(
 
 /// A kcp that has just started, or has just made a workspace, may not find the way into it for a moment.
 async fn is_served(connection: &Connection, path: &str) -> Result<bool, Error> {
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("core.kcp.io", "v1alpha1", "LogicalCluster"));
-    let api: Api<DynamicObject> = Api::all_with(connection.client(path)?, &kind);
-    let found = api.get_opt("cluster").await.map_err(|error| Error::Request {
-        deed: "read",
-        object: "LogicalCluster cluster".to_owned(),
-        workspace: path.to_owned(),
-        source: Box::new(error),
-    })?;
-    Ok(found.is_some())
+    let kind = GroupVersionKind::gvk("core.kcp.io", "v1alpha1", "LogicalCluster");
+    exists(connection, path, &kind, "cluster").await
 }
 
 async fn has_provider_type(connection: &Connection) -> Result<bool, Error> {
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("tenancy.kcp.io", "v1alpha1", "WorkspaceType"));
-    let api: Api<DynamicObject> = Api::all_with(connection.client(ROOT)?, &kind);
-    let found = api.get_opt(PROVIDER_TYPE).await.map_err(|error| Error::Request {
+    let kind = GroupVersionKind::gvk("tenancy.kcp.io", "v1alpha1", "WorkspaceType");
+    exists(connection, ROOT, &kind, PROVIDER_TYPE).await
+}
+
+async fn exists(
+    connection: &Connection,
+    workspace: &str,
+    kind: &GroupVersionKind,
+    name: &str,
+) -> Result<bool, Error> {
+    let api: Api<DynamicObject> = Api::all_with(connection.client(workspace)?, &ApiResource::from_gvk(kind));
+    let found = api.get_opt(name).await.map_err(|error| Error::Request {
         deed: "read",
-        object: format!("WorkspaceType {PROVIDER_TYPE}"),
-        workspace: ROOT.to_owned(),
+        object: format!("{} {name}", kind.kind),
+        workspace: workspace.to_owned(),
         source: Box::new(error),
     })?;
     Ok(found.is_some())
