@@ -16,7 +16,7 @@ use common::{
     CLUSTER, LOCAL, binding, cluster, keeps_its_promises, leaks_nothing, reason, refused, same, spec,
     verified,
 };
-use openkcm_apis::{Access, AwsAccess, ProviderType};
+use openkcm_apis::{Access, AccountSpec, AwsAccess, ProviderType};
 use openkcm_key_store_servers::{
     aws::Server,
     control::Fault,
@@ -213,19 +213,25 @@ async fn a_verification_is_three_calls_and_a_wrap_after_it_is_one() {
     assert_eq!((calls.describe, calls.wrap, calls.unwrap), (1, 2, 1));
 }
 
-#[tokio::test]
-async fn a_tenant_cannot_use_the_role_of_another() {
-    let server = Server::start(LOCAL, LOCAL).await.unwrap();
-    server.control.create(KEY, KeyType::Aes).unwrap();
-    // The trust policy of the role asks for the external id of one workspace.
-    server.control.world().trust.push((CLUSTER.to_owned(), ROLE.to_owned()));
-    let (stores, _dir) = configured(
+/// No grant of the operator's, and an Account that names a role of its own.
+fn without_grant_but_a_role(server: &Server) -> (KeyStores, tempfile::TempDir, AccountSpec) {
+    let (stores, dir) = configured(
         &format!("http://{}", server.address),
         &GRANT.replace("grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\n", ""),
     );
     let mut with_role = spec(ProviderType::AwsKms, KEY);
     with_role.access =
         Some(Access { aws: Some(AwsAccess { role_arn: ROLE.to_owned() }), ..Access::default() });
+    (stores, dir, with_role)
+}
+
+#[tokio::test]
+async fn a_tenant_cannot_use_the_role_of_another() {
+    let server = Server::start(LOCAL, LOCAL).await.unwrap();
+    server.control.create(KEY, KeyType::Aes).unwrap();
+    // The trust policy of the role asks for the external id of one workspace.
+    server.control.world().trust.push((CLUSTER.to_owned(), ROLE.to_owned()));
+    let (stores, _dir, with_role) = without_grant_but_a_role(&server);
 
     let owner = stores.open(&cluster(CLUSTER), "", &with_role).unwrap();
     verified(&owner).await;
@@ -240,13 +246,7 @@ async fn a_tenant_cannot_use_the_role_of_another() {
 async fn a_role_that_trusts_every_external_id_is_for_nobody_until_that_is_mended() {
     let server = Server::start(LOCAL, LOCAL).await.unwrap();
     server.control.create(KEY, KeyType::Aes).unwrap();
-    let (stores, _dir) = configured(
-        &format!("http://{}", server.address),
-        &GRANT.replace("grants:\n- paths: [root:acme]\n  references: ['arn:aws:kms:*']\n", ""),
-    );
-    let mut with_role = spec(ProviderType::AwsKms, KEY);
-    with_role.access =
-        Some(Access { aws: Some(AwsAccess { role_arn: ROLE.to_owned() }), ..Access::default() });
+    let (stores, _dir, with_role) = without_grant_but_a_role(&server);
     let owner = stores.open(&cluster(CLUSTER), "", &with_role).unwrap();
     let error = verify(owner.as_ref(), &binding()).await.unwrap_err();
     assert_eq!(error.reason, Reason::Misconfigured);
