@@ -287,18 +287,19 @@ impl Provider {
 
     /// The key's material is no more: edges that had it say since when.
     pub fn destroyed_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str, at: Timestamp) {
-        let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
-        lock(&self.refused).remove(&id);
         let reason = EvictReason::Destroyed { since: at.as_second() };
-        self.orchestrator.set(id, Desired::Evicted { reason });
-        self.queue.add(Subject::Key(cluster.clone(), namespace.to_owned(), name.to_owned()));
+        self.end_key(cluster, namespace, name, Desired::Evicted { reason });
     }
 
     /// The key is no more: edges need not remember why it was taken back.
     pub fn forget_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str) {
+        self.end_key(cluster, namespace, name, Desired::Gone);
+    }
+
+    fn end_key(&self, cluster: &LogicalCluster, namespace: &str, name: &str, desired: Desired) {
         let id = KeyId { cluster: cluster.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
         lock(&self.refused).remove(&id);
-        self.orchestrator.set(id, Desired::Gone);
+        self.orchestrator.set(id, desired);
         self.queue.add(Subject::Key(cluster.clone(), namespace.to_owned(), name.to_owned()));
     }
 

@@ -12,13 +12,14 @@ mod subject;
 mod tenant;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
+use kcp_client_rs::LogicalCluster;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use openkcm_keychain::{AccountKeys, Changed, Ledger, Location, rows::TenantRow};
 use openkcm_keystores::{Config as StoresConfig, KeyStores};
@@ -238,10 +239,11 @@ async fn first_round(provider: &Provider) -> anyhow::Result<()> {
         provider.wake_workspace(row).await?;
     }
     // Edges go on saying of these what they said before the restart.
+    let living = tenants.iter().filter(|row| row.destroyed_at.is_none());
+    let clusters: HashMap<_, _> = living.map(|row| (row.id, &row.cluster)).collect();
     for key in provider.ledger.destroyed_since(Timestamp::now() - REMEMBERED).await? {
-        let tenant = tenants.iter().find(|row| row.id == key.tenant && row.destroyed_at.is_none());
-        let (Some(tenant), Some(at)) = (tenant, key.destroyed_at) else { continue };
-        let (cluster, namespace, name) = (tenant.cluster.clone(), key.namespace, key.name);
+        let (Some(cluster), Some(at)) = (clusters.get(&key.tenant), key.destroyed_at) else { continue };
+        let (cluster, namespace, name) = (LogicalCluster::clone(cluster), key.namespace, key.name);
         // One that lives under its name has the word.
         if !unplanned.contains(&Subject::Key(cluster.clone(), namespace.clone(), name.clone())) {
             provider.destroyed_key(&cluster, &namespace, &name, at);
