@@ -248,6 +248,21 @@ words!(
     }
 );
 
+/// A ServiceEncryptionKey that has no version yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeclaredKey {
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object.
+    pub name: String,
+    /// The object's spec as last recorded.
+    pub spec: serde_json::Value,
+    /// The highest version that was seen outside: not 0 where the ledger has lost the key.
+    pub seen_version: u32,
+}
+
 /// A service key: the history behind one ServiceEncryptionKey.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServiceKeyRow {

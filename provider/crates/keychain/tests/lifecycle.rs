@@ -28,6 +28,7 @@ on_both_engines!(
     a_deleted_key_under_another_account_is_a_clear_error,
     a_compromised_version_stays_out_of_use,
     an_older_ledger_refuses_until_told,
+    a_declared_key_is_kept_until_it_is_made,
     a_lost_key_is_not_silently_made_anew,
     account_keys_count_up_and_retire,
     a_rewrap_moves_every_version_and_can_be_cut_off,
@@ -300,6 +301,34 @@ async fn a_compromised_version_stays_out_of_use(World { ledger, .. }: World) {
     assert_eq!((row.current_version, row.current_state), (3, VersionState::Active));
     assert_eq!(ledger.version(key, 2).await.unwrap().state, VersionState::Compromised);
     assert!(matches!(ledger.mark_compromised(key, 9, at(5)).await, Err(KeychainError::NoVersion { .. })));
+}
+
+async fn a_declared_key_is_kept_until_it_is_made(World { ledger, .. }: World) {
+    let chain = chain(&ledger, "c1").await;
+    let (tenant, first, second) = (chain.tenant.id, json!({"first": 1}), json!({"second": 2}));
+    for (name, spec, seen) in [("a", &first, 0), ("b", &first, 7), ("b", &second, 3), ("c", &first, 0)] {
+        ledger.declare_key(tenant, "payments", name, spec, seen).await.unwrap();
+    }
+    ledger.unbind_tenant(tenant, at(30 * DAY), at(1)).await.unwrap();
+    ledger.bind_tenant(&cluster("c1"), "root:acme", at(2)).await.unwrap();
+    let declared = ledger.declared_keys(tenant).await.unwrap();
+    let said: Vec<_> = declared.iter().map(|key| (key.name.as_str(), &key.spec, key.seen_version)).collect();
+    assert_eq!(said, [("a", &first, 0), ("b", &second, 7), ("c", &first, 0)]);
+
+    ledger.forget_declared_key(tenant, "payments", "c").await.unwrap();
+    assert_eq!(ledger.declared_key(tenant, "payments", "c").await.unwrap(), None);
+    let key = chain.create(&ledger, "a").await.id;
+    assert_eq!(ledger.declared_key(tenant, "payments", "a").await.unwrap(), None);
+    // A deleted key is declared anew, and is itself again.
+    ledger.schedule_deletion(key, at(DAY), at(10)).await.unwrap();
+    ledger.declare_key(tenant, "payments", "a", &second, 0).await.unwrap();
+    ledger.undelete(key, at(11)).await.unwrap();
+    let left = ledger.declared_keys(tenant).await.unwrap();
+    assert_eq!(left.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["b"]);
+
+    ledger.unbind_tenant(tenant, at(DAY), at(12)).await.unwrap();
+    ledger.shred_tenant(tenant, at(2 * DAY)).await.unwrap();
+    assert!(ledger.declared_keys(tenant).await.unwrap().is_empty());
 }
 
 async fn an_older_ledger_refuses_until_told(World { ledger, .. }: World) {

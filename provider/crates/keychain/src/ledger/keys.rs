@@ -129,7 +129,7 @@ impl Ledger {
         let mut tx = self.write().await?;
         let (tenant_seq, tenant) = tx.lock_tenant(new.tenant).await?;
         if let Some(key) = tx.key_by_name(new.tenant, &new.namespace, &new.name).await? {
-            return tx.find_or_recover(key, new, now).await;
+            return tx.find_or_recover(tenant_seq, key, new, now).await;
         }
         tenant.require_active()?;
         let account_seq = tx.sealing_account(new.account, sealer).await?;
@@ -168,6 +168,7 @@ impl Ledger {
         .deed("make a service key")?;
         crash_point!("create.before-version");
         let key_seq = Cells { table: "service_keys", row: &row }.int("seq")?;
+        tx.undeclare(tenant_seq, &new.namespace, &new.name).await?;
         tx.insert_version(key_seq, first, account_seq, sealer, "Active", blob, now).await?;
         crash_point!("create.before-commit");
         let row = tx.finish_key(key).await?;
@@ -427,13 +428,14 @@ impl Ledger {
     pub async fn undelete(&self, key: KeyId, now: Timestamp) -> Result<ServiceKeyRow> {
         let mut tx = self.write().await?;
         let owner = tx.read_key(key).await?.tenant; // never changes
-        let (_, tenant) = tx.share_tenant(owner).await?;
+        let (tenant_seq, tenant) = tx.share_tenant(owner).await?;
         let (seq, row) = tx.lock_key(key).await?;
         row.require_not_destroyed()?;
         if row.deleted_at.is_none() {
             return Ok(row);
         }
         tx.recover(seq, &row.spec, row.next_rotation, now).await?;
+        tx.undeclare(tenant_seq, &row.namespace, &row.name).await?;
         tx.announce(&tenant.cluster).await?;
         crash_point!("recover.before-commit");
         let row = tx.finish_key(key).await?;
@@ -489,7 +491,13 @@ impl Ledger {
 }
 
 impl Tx {
-    async fn find_or_recover(mut self, key: ServiceKeyRow, new: &NewKey, now: Timestamp) -> Result<Created> {
+    async fn find_or_recover(
+        mut self,
+        tenant_seq: i64,
+        key: ServiceKeyRow,
+        new: &NewKey,
+        now: Timestamp,
+    ) -> Result<Created> {
         let (seq, key) = self.lock_key(key.id).await?;
         let same_account = key.account == new.account;
         match (key.state(), same_account) {
@@ -497,6 +505,7 @@ impl Tx {
             (ServiceKeyState::Active, false) => Err(KeychainError::NameTaken { owner: key.account_name }),
             (ServiceKeyState::PendingDeletion, true) => {
                 self.recover(seq, &new.spec, new.next_rotation, now).await?;
+                self.undeclare(tenant_seq, &new.namespace, &new.name).await?;
                 crash_point!("recover.before-commit");
                 let row = self.finish_key(key.id).await?;
                 crash_point!("recover.after-commit");

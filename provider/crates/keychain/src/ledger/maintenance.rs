@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::{
     Deed, Engine, Ledger,
     accounts::{self, select_account_keys, select_accounts},
+    declared::{self, select_declared},
     decode::Cells,
     keys::{self, select_keys},
     schema::sync_directory,
@@ -121,6 +122,10 @@ impl Ledger {
         while let Some(row) = rows.try_next().await.deed("read account keys")? {
             accounts::decode_key(&row)?;
             report.account_keys += 1;
+        }
+        let mut rows = sqlx::query(select_declared!("ORDER BY d.tenant")).fetch(&self.reader);
+        while let Some(row) = rows.try_next().await.deed("read declared keys")? {
+            declared::decode(&row)?;
         }
         self.verify_keys(report).await?;
         self.verify_versions(report, cache, now).await
@@ -251,6 +256,11 @@ impl Ledger {
         let mut rows = sqlx::query(select_account_keys!("ORDER BY k.account, k.version")).fetch(&self.reader);
         while let Some(row) = rows.try_next().await.deed("read account keys")? {
             line(out, "accountKey", &accounts::decode_key(&row)?)?;
+        }
+        let mut rows =
+            sqlx::query(select_declared!("ORDER BY d.tenant, d.namespace, d.name")).fetch(&self.reader);
+        while let Some(row) = rows.try_next().await.deed("read declared keys")? {
+            line(out, "declaredKey", &declared::decode(&row)?)?;
         }
         let mut rows = sqlx::query(select_keys!("ORDER BY k.seq")).fetch(&self.reader);
         while let Some(row) = rows.try_next().await.deed("read service keys")? {

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod changes;
+mod declared;
 mod decode;
 mod keys;
 mod maintenance;

@@ -24,6 +24,7 @@ const MIGRATIONS: &[(&str, &str, &str, &str)] = &[
         include_str!("../../migrations/0002_replicas.sqlite.sql"),
         include_str!("../../migrations/0002_replicas.postgres.sql"),
     ),
+    ("declared keys", include_str!("../../migrations/0003_declared_keys.sql"), "", ""),
 ];
 
 /// The newest version of the schema.

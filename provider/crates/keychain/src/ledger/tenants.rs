@@ -217,6 +217,11 @@ impl Ledger {
                 .await
                 .deed("shred a tenant")?;
         }
+        sqlx::query("DELETE FROM declared_keys WHERE tenant = $1")
+            .bind(seq)
+            .execute(&mut *tx.inner)
+            .await
+            .deed("shred a tenant")?;
         crash_point!("destroy.before-commit");
         tx.commit().await?;
         crash_point!("destroy.after-commit");
