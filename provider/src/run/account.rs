@@ -271,6 +271,11 @@ impl Provider {
         } else {
             tracing::info!(%cluster, account = name, ?effect, "account");
         }
+        if matches!(effect, Effect::Delete | Effect::DeleteHomeless)
+            && !self.is_user_s_delete(cluster).await?
+        {
+            return Ok(Flow::Wait(Some(Duration::from_millis(500))));
+        }
         let deed = effect.name();
         crash_point!("Account.before-{deed}");
         let flow = self.account_effect(cluster, name, snapshot, effect, now).await?;

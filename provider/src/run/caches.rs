@@ -19,6 +19,7 @@ pub struct Caches {
     /// With the phase, for the metrics.
     pub accounts: Cache<Packed<Account, Option<AccountPhase>>>,
     pub keys: Cache<Packed<ServiceEncryptionKey, KeySummary>>,
+    export: String,
 }
 
 /// What is asked of all keys of a workspace at once.
@@ -32,12 +33,9 @@ pub struct KeySummary {
 
 impl Caches {
     pub fn watch(builder: &mut Builder, export: &str) -> Self {
-        let export = export.to_owned();
+        let watched = export.to_owned();
         Self {
-            bindings: builder.watch_as(move |binding: ApiBinding| {
-                let ours = binding.spec.reference.export.as_ref().is_some_and(|it| it.name == export);
-                ours.then(|| view_of(&binding))
-            }),
+            bindings: builder.watch_as(move |binding: ApiBinding| view_of(&binding, &watched)),
             tenants: builder.watch_packed(trim_metadata, |_| ()),
             accounts: builder.watch_packed(trim_metadata, |account: &Account| account.status.as_ref()?.phase),
             keys: builder.watch_packed(trim_metadata, |key: &ServiceEncryptionKey| {
@@ -50,17 +48,26 @@ impl Caches {
                         .any(|it| it.type_ == ROTATION_OVERDUE && it.status == "True"),
                 }
             }),
+            export: export.to_owned(),
         }
+    }
+
+    /// What is decided about of a binding; `None` if it is one to another export.
+    pub fn view(&self, binding: &ApiBinding) -> Option<tenant::Binding> {
+        view_of(binding, &self.export)
     }
 }
 
-fn view_of(binding: &ApiBinding) -> tenant::Binding {
+fn view_of(binding: &ApiBinding, export: &str) -> Option<tenant::Binding> {
+    if binding.spec.reference.export.as_ref().is_none_or(|it| it.name != export) {
+        return None;
+    }
     let accepted = |claim: &ApiBindingStatusExportPermissionClaim| {
         let applied = binding.status.iter().flat_map(|status| &status.applied_permission_claims);
         applied.into_iter().any(|applied| applied.resource == claim.resource && applied.group == claim.group)
     };
     let claims = binding.status.iter().flat_map(|status| &status.export_permission_claims);
-    tenant::Binding {
+    Some(tenant::Binding {
         bound: binding.is_bound(),
         deleting: binding.metadata.deletion_timestamp.is_some(),
         path: binding.metadata.annotations.as_ref().and_then(|all| all.get(PATH_ANNOTATION)).cloned(),
@@ -71,5 +78,5 @@ fn view_of(binding: &ApiBinding) -> tenant::Binding {
                 Some(group) => format!("{}.{group}", claim.resource),
             })
             .collect(),
-    }
+    })
 }

@@ -9,7 +9,9 @@ use kcp_client_rs::LogicalCluster;
 use openkcm_apis::{LEDGER_FINALIZER, ServiceEncryptionKey, ServiceEncryptionKeySpec, VersionState};
 use openkcm_keychain::{
     KeychainError, NewKey, crash_point,
-    rows::{AccountRow, ServiceKeyRow, VersionRow, VersionState as RowState, Withheld},
+    rows::{
+        AccountRow, DeclaredKey, ServiceKeyRow, TenantRow, VersionRow, VersionState as RowState, Withheld,
+    },
     seal::{Sealer, open_version},
 };
 use openkcm_logical::{ErrorClass, Lookup};
@@ -31,6 +33,7 @@ struct KeySnapshot {
     account: AccountSnapshot,
     object: Option<Arc<ServiceEncryptionKey>>,
     row: Option<ServiceKeyRow>,
+    declared: Option<DeclaredKey>,
     versions: Vec<VersionRow>,
     record: Option<key::Record>,
 }
@@ -77,10 +80,15 @@ impl Provider {
         };
         // A living key stays under its account, whatever an object of its name says.
         let living = row.as_ref().filter(|row| row.delete_after.is_none() && row.destroyed_at.is_none());
-        let account_name = match (&object, living.or(row.as_ref().filter(|_| object.is_none()))) {
-            (_, Some(row)) => row.account_name.clone(),
-            (Some(object), None) => object.spec.account_ref.name.clone(),
-            (None, None) => return Ok(Flow::Wait(None)),
+        let declared = match (&workspace.row, living) {
+            (Some(tenant), None) => self.ledger.declared_key(tenant.id, &id.namespace, &id.name).await?,
+            _ => None,
+        };
+        let account_name = match (&object, living.or(row.as_ref().filter(|_| object.is_none())), &declared) {
+            (_, Some(row), _) => row.account_name.clone(),
+            (Some(object), None, _) => object.spec.account_ref.name.clone(),
+            (None, None, Some(declared)) => spec_of(&declared.spec)?.account_ref.name,
+            (None, None, None) => return Ok(Flow::Wait(None)),
         };
         let account = self.account_snapshot(&workspace, cluster, &account_name).await?;
         let (account_view, loaded) = self.account_view(cluster, &account_name, &account, now);
@@ -94,7 +102,7 @@ impl Provider {
         let edges = self.all_edges(id, row.as_ref(), told).await?;
         let tenant_name =
             workspace.row.as_ref().map(|row| openkcm_apis::tenant_name(&row.path)).unwrap_or_default();
-        let snapshot = KeySnapshot { account, object, row, versions, record };
+        let snapshot = KeySnapshot { account, object, row, declared, versions, record };
         let unopenable = self.unopenable(cluster, &account_name, snapshot.account.row.as_ref());
         let regions = snapshot.account.edge_regions()?;
         let plan = key::plan(&key::Input {
@@ -108,6 +116,10 @@ impl Provider {
             loaded: &loaded,
             unopenable: &unopenable,
             record: snapshot.record.clone(),
+            declared: snapshot
+                .declared
+                .as_ref()
+                .map(|declared| key::Declared { spec: declared.spec.clone(), seen: declared.seen_version }),
             edges,
             refused: lock(&self.refused).get(id).cloned(),
         });
@@ -135,6 +147,9 @@ impl Provider {
         }
         tracing::info!(%cluster, key = %format!("{}/{}", id.namespace, id.name), ?effect, "key");
         let (event, deed) = (effect.event(), effect.name());
+        if matches!(effect, Effect::Delete | Effect::Forget) && !self.is_user_s_delete(cluster).await? {
+            return Ok(Flow::Wait(Some(Duration::from_millis(500))));
+        }
         crash_point!("ServiceEncryptionKey.before-{deed}");
         let flow = self.key_effect(id, &tenant_name, &snapshot, effect, now).await?;
         crash_point!("ServiceEncryptionKey.after-{deed}");
@@ -193,13 +208,23 @@ impl Provider {
                 self.set_finalizer(&self.client(cluster)?, object()?, present).await?;
                 Ok(WRITTEN)
             }
-            Effect::Restore => self.restore_key(id, row()?).await,
+            Effect::Restore => self.restore_key(id, snapshot).await,
             Effect::Record { seen } => {
-                let row = row()?;
-                self.ledger.record_spec(row.id, &serde_json::to_value(&object()?.spec)?, None, now).await?;
-                if seen > row.seen_version.max(row.current_version) {
-                    self.ledger.record_seen_version(row.id, seen).await?;
+                let spec = serde_json::to_value(&object()?.spec)?;
+                if let Some(row) = snapshot.living() {
+                    self.ledger.record_spec(row.id, &spec, None, now).await?;
+                    if seen > row.seen_version.max(row.current_version) {
+                        self.ledger.record_seen_version(row.id, seen).await?;
+                    }
+                } else {
+                    let tenant = snapshot.tenant()?;
+                    self.ledger.declare_key(tenant.id, &id.namespace, &id.name, &spec, seen).await?;
                 }
+                Ok(Flow::Again)
+            }
+            Effect::Forget => {
+                let tenant = snapshot.tenant()?;
+                self.ledger.forget_declared_key(tenant.id, &id.namespace, &id.name).await?;
                 Ok(Flow::Again)
             }
             Effect::Create { account_key } => {
@@ -215,7 +240,8 @@ impl Provider {
                     name: id.name.clone(),
                     spec: serde_json::to_value(&object.spec)?,
                     next_rotation: None,
-                    seen_version: key::seen_version(object),
+                    seen_version: key::seen_version(object)
+                        .max(snapshot.declared.as_ref().map_or(0, |declared| declared.seen_version)),
                 };
                 match self.ledger.create_key(&new, &sealer, now).await {
                     Err(error @ KeychainError::LedgerBehind { .. }) => {
@@ -303,12 +329,14 @@ impl Provider {
         self.queue.add(Subject::Key(cluster.clone(), namespace.to_owned(), name.to_owned()));
     }
 
-    async fn restore_key(&self, id: &KeyId, row: &ServiceKeyRow) -> anyhow::Result<Flow> {
-        let mut object = ServiceEncryptionKey::new(
-            &id.name,
-            serde_json::from_value::<ServiceEncryptionKeySpec>(row.spec.clone())
-                .context("read the recorded spec")?,
-        );
+    async fn restore_key(&self, id: &KeyId, snapshot: &KeySnapshot) -> anyhow::Result<Flow> {
+        let living = snapshot.living();
+        let (spec, message) = match (living, &snapshot.declared) {
+            (Some(row), _) => (&row.spec, "The key is back with every version it had."),
+            (None, Some(declared)) => (&declared.spec, "The key is declared again; it had no version yet."),
+            (None, None) => return Ok(Flow::Again),
+        };
+        let mut object = ServiceEncryptionKey::new(&id.name, spec_of(spec)?);
         object.metadata = ObjectMeta {
             name: Some(id.name.clone()),
             namespace: Some(id.namespace.clone()),
@@ -322,16 +350,18 @@ impl Provider {
         };
         match result {
             Ok(created) => {
-                let message = "The key is back with every version it had.".to_owned();
-                self.note(&id.cluster, &created, Event { warning: false, reason: "Recovered", message });
+                let event = Event { warning: false, reason: "Recovered", message: message.to_owned() };
+                self.note(&id.cluster, &created, event);
                 Ok(WRITTEN)
             }
             Err(error) if error.class() == ErrorClass::AlreadyExists => Ok(WRITTEN),
             Err(error) if error.class() == ErrorClass::NotFound => {
                 // Its namespace is gone. The key stays in the ledger and comes back with a namespace of that name;
                 // meanwhile nobody can use it.
-                self.evict(id, Eviction::Deleted);
-                self.withhold(id, row, Eviction::Deleted).await?;
+                if let Some(row) = living {
+                    self.evict(id, Eviction::Deleted);
+                    self.withhold(id, row, Eviction::Deleted).await?;
+                }
                 tracing::info!(cluster = %id.cluster, namespace = %id.namespace, key = %id.name, "no namespace to restore into");
                 Ok(Flow::Wait(Some(Duration::from_secs(60))))
             }
@@ -408,6 +438,21 @@ impl Provider {
         self.orchestrator.set(id.clone(), Desired::Serve(state));
         Ok(Flow::Again)
     }
+}
+
+impl KeySnapshot {
+    /// The key in the ledger, if it is not deleted.
+    fn living(&self) -> Option<&ServiceKeyRow> {
+        self.row.as_ref().filter(|row| row.delete_after.is_none() && row.destroyed_at.is_none())
+    }
+
+    fn tenant(&self) -> anyhow::Result<&TenantRow> {
+        self.account.tenant.as_ref().context("the tenant is not in the ledger")
+    }
+}
+
+fn spec_of(recorded: &serde_json::Value) -> anyhow::Result<ServiceEncryptionKeySpec> {
+    serde_json::from_value(recorded.clone()).context("read the recorded spec of the key")
 }
 
 /// What the orchestrator was told, in the planner's words.

@@ -176,6 +176,9 @@ impl Provider {
         for key in self.ledger.keys(row.id).await? {
             self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
         }
+        for key in self.ledger.declared_keys(row.id).await? {
+            self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
+        }
         self.wake_objects(cluster);
         Ok(())
     }
@@ -235,6 +238,14 @@ impl Provider {
             Some(_) => TenantView::Active,
         };
         Ok(Workspace { view, row, bindings })
+    }
+
+    /// Whether an object that is being deleted goes because a person wants that, and not with its binding. Asked of kcp: objects and
+    /// bindings are watched side by side, and the binding's deletion, which came first, may be seen last.
+    pub async fn is_user_s_delete(&self, cluster: &LogicalCluster) -> anyhow::Result<bool> {
+        let bindings = self.client(cluster)?.list::<ApiBinding>(None).await?;
+        let ours: Vec<_> = bindings.iter().filter_map(|binding| self.caches.view(binding)).collect();
+        Ok(tenant::is_bound(&ours))
     }
 
     /// When to look again at an object of a workspace whose state is not known. Nothing announces that the last kind

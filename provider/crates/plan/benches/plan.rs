@@ -31,6 +31,7 @@ fn input<'a>(object: &'a ServiceEncryptionKey, record: &Record, handed_out: Opti
         unopenable: &[],
         record: Some(record.clone()),
         edges: Edges { handed_out, total: 2, current: 2, all_current: true, ..Edges::default() },
+        declared: None,
         refused: None,
     }
 }

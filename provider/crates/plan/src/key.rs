@@ -63,6 +63,15 @@ pub struct Version {
     pub destroyed: Option<Timestamp>,
 }
 
+/// What the ledger says of a key that has no version yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// The spec as last recorded.
+    pub spec: Value,
+    /// The highest version that was seen outside.
+    pub seen: u32,
+}
+
 /// What the edges hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edges {
@@ -144,6 +153,8 @@ pub struct Input<'a> {
     pub unopenable: &'a [u32],
     /// The ledger's record.
     pub record: Option<Record>,
+    /// What the ledger has of a key of this name that is not made.
+    pub declared: Option<Declared>,
     /// The edges.
     pub edges: Edges,
     /// The ledger refused to make the key: it is older than what the object says.
@@ -159,11 +170,13 @@ pub enum Effect {
     RemoveFinalizer,
     /// Put the object back as the ledger knows it.
     Restore,
-    /// Record the spec, and the highest version that the object speaks of.
+    /// Record the spec, and the highest version that the object speaks of; of a key without a version, too.
     Record {
         /// From the status, or 0.
         seen: u32,
     },
+    /// Its user deleted a key that was never made.
+    Forget,
     /// Make the key with version 1.
     Create {
         /// Under this account key.
@@ -228,6 +241,7 @@ impl Effect {
             Self::RemoveFinalizer => "remove-finalizer",
             Self::Restore => "restore",
             Self::Record { .. } => "record",
+            Self::Forget => "forget",
             Self::Create { .. } => "create",
             Self::Rotate { .. } => "rotate",
             Self::Compromise { .. } => "compromise",
@@ -294,11 +308,14 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
     let record = input.record.as_ref().filter(|record| record.delete_after.is_none());
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
     let seen = seen_version(object);
-    // An object of the same name under another Account is not this key's.
-    let unrecorded = record.is_some_and(|record| {
-        record.account == object.spec.account_ref.name
-            && (record.spec != spec || seen > record.seen.max(record.current))
-    });
+    let unrecorded = match record {
+        // An object of the same name under another Account is not this key's.
+        Some(record) if record.account != object.spec.account_ref.name => false,
+        Some(record) => record.spec != spec || seen > record.seen.max(record.current),
+        // Its user's delete has been recorded.
+        None if deleting && input.record.is_some() && input.declared.is_none() => false,
+        None => input.declared.as_ref().is_none_or(|declared| declared.spec != spec || seen > declared.seen),
+    };
 
     if input.tenant == TenantView::Unbinding {
         return if let Some(effect) = evict(input, Eviction::TenantSuspended) {
@@ -390,9 +407,14 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
 }
 
 fn without_object(input: &Input<'_>) -> Plan<Effect, ServiceEncryptionKeyStatus> {
-    let Some(record) = &input.record else { return Plan::idle() };
-    if record.delete_after.is_some() {
-        return evict(input, Eviction::Deleted).map_or_else(Plan::idle, Plan::act);
+    if input.record.as_ref().is_none_or(|record| record.delete_after.is_some()) {
+        return match evict(input, Eviction::Deleted) {
+            Some(effect) => Plan::act(effect),
+            None if input.declared.is_some() && input.tenant != TenantView::Unbinding => {
+                Plan::act(Effect::Restore)
+            }
+            None => Plan::idle(),
+        };
     }
     if input.tenant == TenantView::Unbinding {
         return evict(input, Eviction::TenantSuspended).map_or_else(Plan::idle, Plan::act);
@@ -416,6 +438,9 @@ fn deletion(
     }
     if !ours {
         return Plan::idle();
+    }
+    if input.declared.is_some() {
+        return Plan::act(Effect::Forget);
     }
     match &input.record {
         None => Plan::act(Effect::RemoveFinalizer),

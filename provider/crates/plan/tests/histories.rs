@@ -200,6 +200,40 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Objects that an unbind took are there again after the re-bind, made or not.
+    #[test]
+    fn an_unbind_loses_no_object(deeds in vec(deed(), 1..40)) {
+        let mut world = key::World::new();
+        for deed in &deeds {
+            happens(&mut world, deed);
+            world.destroy_due();
+            world.settle();
+        }
+        world.tenant = TenantView::Active;
+        world.settle();
+        let specs = |world: &key::World| {
+            let object = world.object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_none());
+            object.map(|object| object.spec.clone())
+        };
+        let before = specs(&world);
+        // One that stands in the place of another that lives: that one comes back.
+        let living = world.record.as_ref().filter(|record| record.delete_after.is_none());
+        let usurped = before.as_ref().zip(living).is_some_and(|(spec, key)| spec.account_ref.name != key.account);
+        prop_assume!(!usurped);
+        world.tenant = TenantView::Unbinding;
+        world.delete();
+        world.settle();
+        prop_assert!(world.object.is_none());
+        world.restart();
+        world.settle();
+        prop_assert!(world.object.is_none());
+        world.tenant = TenantView::Active;
+        world.settle();
+        prop_assert_eq!(specs(&world), before);
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     Apply(&'static str),

@@ -25,7 +25,7 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 fn a_key_is_held_made_and_served() {
     let mut world = World::new();
     world.apply(spec("root", "30 Days"));
-    world.settles("hold, load [1], create, serve");
+    world.settles("hold, record, load [1], create, serve");
     world.shows("Active v1 True/AsExpected");
     let next = world.next_rotation().unwrap();
     assert!(next <= world.now + DAY * 30 && next >= world.now + DAY * 27);
@@ -51,9 +51,12 @@ fn other_regions_take_effect_before_anything_that_could_wait() {
     world.settles("");
 }
 
+fn pending() -> AccountView {
+    AccountView::Pending { reason: "Verifying".to_owned(), message: "wait".to_owned() }
+}
+
 #[test]
 fn an_account_that_cannot_protect_a_key_is_named() {
-    let pending = || AccountView::Pending { reason: "Verifying".to_owned(), message: "wait".to_owned() };
     let leaving = || AccountView::Ready { version: 1, rotate_before: None, deleting: true };
     let table = [
         (AccountView::Missing, "AccountNotFound"),
@@ -66,7 +69,7 @@ fn an_account_that_cannot_protect_a_key_is_named() {
         let mut world = World::new();
         world.account = account;
         world.apply(spec("root", "Daily"));
-        world.settles("hold");
+        world.settles("hold, record");
         world.shows(&format!("Provisioning - False/{reason}"));
         // The cause goes, and no one has to help.
         world.account = ready(1);
@@ -76,11 +79,59 @@ fn an_account_that_cannot_protect_a_key_is_named() {
 }
 
 #[test]
+fn a_key_that_was_never_made_comes_back_after_an_unbind() {
+    let mut world = World::new();
+    world.account = pending();
+    world.apply(spec("root", "Daily"));
+    world.settles("hold, record");
+    world.tenant = TenantView::Unbinding;
+    world.delete();
+    world.settles("let go");
+    world.restart();
+    world.tenant = TenantView::Active;
+    world.settles("restore");
+    world.shows("Provisioning - False/AccountNotReady");
+    world.account = ready(1);
+    world.settles("load [1], create, serve");
+    assert_eq!(world.declared, None);
+}
+
+#[test]
+fn a_key_that_was_deleted_before_it_was_made_stays_away() {
+    let mut world = World::new();
+    world.account = pending();
+    world.apply(spec("root", "Daily"));
+    world.settles("hold, record");
+    world.delete();
+    world.settles("forget, let go");
+    world.tenant = TenantView::Unbinding;
+    world.settles("");
+    world.tenant = TenantView::Active;
+    world.settles("");
+}
+
+#[test]
+fn a_key_that_the_ledger_lost_is_still_missed_after_an_unbind() {
+    let mut world = World::with_key("Never");
+    world.record = None; // the ledger is an older one
+    world.restart();
+    world.settles("record, load [1], create");
+    assert!(world.refused.is_some());
+    world.tenant = TenantView::Unbinding;
+    world.delete();
+    world.settles("let go");
+    world.restart();
+    world.tenant = TenantView::Active;
+    world.settles("restore, load [1], create");
+    assert!(world.refused.is_some(), "a number is used again");
+}
+
+#[test]
 fn a_suspended_tenant_gets_no_new_key_and_reads_why() {
     let mut world = World::new();
     world.tenant = TenantView::Suspended;
     world.apply(spec("root", "Daily"));
-    world.settles("hold");
+    world.settles("hold, record");
     world.shows("Provisioning - False/TenantSuspended");
     world.tenant = TenantView::Active;
     world.settles("load [1], create, serve");
@@ -92,7 +143,7 @@ fn a_key_that_is_born_disabled_is_made_and_never_handed_out() {
     let mut disabled = spec("root", "Daily");
     disabled.state = KeyState::Disabled;
     world.apply(disabled);
-    world.settles("hold, load [1], create, evict (disabled)");
+    world.settles("hold, record, load [1], create, evict (disabled)");
     world.shows("Disabled v1 False/Disabled");
 }
 
@@ -354,7 +405,7 @@ fn a_key_that_was_never_made_goes_at_once() {
     world.apply(spec("root", "Daily"));
     world.settle();
     world.delete();
-    world.settles("let go");
+    world.settles("forget, let go");
 }
 
 #[test]
@@ -367,7 +418,7 @@ fn the_same_name_in_the_window_brings_every_version_back() {
     world.settles("evict (deleted), delete, let go");
     world.pass(DAY);
     world.apply(spec("root", "Daily"));
-    world.settles("hold, recover, record, serve, rotate to v3 (schedule), serve");
+    world.settles("hold, record, recover, record, serve, rotate to v3 (schedule), serve");
     world.shows("Active v3 True/AsExpected");
     assert_eq!(condition(&world.status().conditions, "Recovered").as_deref(), Some("True/Recovered"));
     assert_eq!(world.status().versions.len(), 3);
@@ -379,7 +430,7 @@ fn another_account_does_not_get_the_history_and_can_start_anew_after_the_window(
     world.delete();
     world.settle();
     world.apply(spec("other", "Never"));
-    world.settles("hold");
+    world.settles("hold, record");
     let text = message(&world.status().conditions, "Ready");
     assert!(text.contains("kept under Account \"root\"") && text.contains("wait until 20"), "{text}");
     // The history of the other key is not shown as its own: it would later be missed in the ledger.
@@ -591,7 +642,7 @@ fn a_ledger_that_does_not_know_the_key_at_all_makes_no_v1_again() {
     let mut world = World::with_key("Never");
     world.record = None;
     world.restart();
-    world.settles("load [1], create");
+    world.settles("record, load [1], create");
     world.shows("Provisioning - False/LedgerBehind");
 }
 
@@ -600,11 +651,11 @@ fn an_invalid_schedule_is_a_condition() {
     for schedule in ["", "hourly", "0 Days", "-1 Days", "99999999999999999999 Days", "1 Hours\n", "٣ Days"] {
         let mut world = World::new();
         world.apply(spec("root", schedule));
-        world.settles("hold");
+        world.settles("hold, record");
         world.shows("Provisioning - False/InvalidSpec");
         assert!(message(&world.status().conditions, "Ready").contains("use Hourly, Daily"));
         world.edit(|spec| spec.rotation_schedule = "Hourly".to_owned());
-        world.settles("load [1], create, serve");
+        world.settles("record, load [1], create, serve");
     }
 }
 

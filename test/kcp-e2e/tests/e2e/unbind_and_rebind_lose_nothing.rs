@@ -8,6 +8,8 @@ use kcp_e2e::{
 use serde_json::json;
 
 const KEY: &str = "payments/payments-db";
+/// Declared under an Account whose root key does not exist: it has no version.
+const WAITING: &str = "payments/waiting";
 
 #[test]
 fn unbind_and_rebind() {
@@ -37,6 +39,12 @@ async fn tell(story: &mut Story, meanwhile: impl AsyncFnOnce(&mut Story) -> Resu
     team.patch(SERVICE_KEY, KEY, json!({"spec": {"rotationRequest": "once"}})).await?;
     team.key_is_at(KEY, "v2").await?;
     let second = application.encrypts(KEY, "written later").await?;
+    // Another key waits for its Account.
+    let nowhere = "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-0000-0000-000000000000";
+    team.account("nowhere", nowhere).await?;
+    team.service_key(WAITING, "nowhere").await?;
+    team.key_is(WAITING, "Provisioning").await?;
+    let waiting = spec(&team, SERVICE_KEY, WAITING).await?;
     let (account, key) = (spec(&team, ACCOUNT, "aws").await?, spec(&team, SERVICE_KEY, KEY).await?);
 
     // When its admin disables OpenKCM, the binding goes and no edge decrypts any more,
@@ -62,14 +70,20 @@ async fn tell(story: &mut Story, meanwhile: impl AsyncFnOnce(&mut Story) -> Resu
     team.key_is_at(KEY, "v2").await?;
     ensure!(spec(&team, ACCOUNT, "aws").await? == account, "the Account's spec has changed");
     ensure!(spec(&team, SERVICE_KEY, KEY).await? == key, "the key's spec has changed");
+    // the one that was never made is declared again,
+    team.key_is(WAITING, "Provisioning").await?;
+    ensure!(spec(&team, SERVICE_KEY, WAITING).await? == waiting, "the waiting key's spec has changed");
     // and everything that was encrypted can be read.
     application.decrypts(KEY, &first, "written at v1").await?;
     application.decrypts(KEY, &second, "written later").await?;
 
-    // Any number of times.
+    // Any number of times; what its user deleted stays away.
+    team.delete(SERVICE_KEY, WAITING).await?;
+    team.gone(SERVICE_KEY, WAITING).await?;
     team.disable().await?;
     team.enable().await?;
     team.key_is_at(KEY, "v2").await?;
+    ensure!(team.get(SERVICE_KEY, WAITING).await?.is_none(), "a deleted key came back");
     application.decrypts(KEY, &first, "written at v1").await
 }
 

@@ -11,7 +11,7 @@ use openkcm_apis::{
 use openkcm_plan::{
     Plan, TenantView,
     account::AccountView,
-    key::{self, Edges, Effect, Eviction, HandedOut, Input, Offer, Record, Version, Why},
+    key::{self, Declared, Edges, Effect, Eviction, HandedOut, Input, Offer, Record, Version, Why},
 };
 use serde_json::json;
 
@@ -33,6 +33,7 @@ pub struct World {
     placed: Vec<String>,
     pub object: Option<ServiceEncryptionKey>,
     pub record: Option<Record>,
+    pub declared: Option<Declared>,
     /// The operator accepts that the ledger is older, up to here.
     pub accepted: u32,
     pub refused: Option<String>,
@@ -70,6 +71,7 @@ pub fn say(effect: &Effect) -> String {
         Effect::RemoveFinalizer => "let go".to_owned(),
         Effect::Restore => "restore".to_owned(),
         Effect::Record { .. } => "record".to_owned(),
+        Effect::Forget => "forget".to_owned(),
         Effect::Create { .. } => "create".to_owned(),
         Effect::Rotate { after, why, .. } => {
             let why = match why {
@@ -107,6 +109,7 @@ impl World {
             placed: Vec::new(),
             object: None,
             record: None,
+            declared: None,
             accepted: 0,
             refused: None,
             handed_out: None,
@@ -124,7 +127,7 @@ impl World {
     pub fn with_key(schedule: &str) -> Self {
         let mut world = Self::new();
         world.apply(spec("root", schedule));
-        world.settles("hold, load [1], create, serve");
+        world.settles("hold, record, load [1], create, serve");
         world
     }
 
@@ -213,6 +216,7 @@ impl World {
             loaded: &self.loaded,
             unopenable: &[],
             record: self.record.clone(),
+            declared: self.declared.clone(),
             edges: Edges {
                 handed_out: self.handed_out,
                 total: 2,
@@ -277,17 +281,27 @@ impl World {
             }
             Effect::Restore => {
                 assert!(self.object.is_none());
-                let spec = serde_json::from_value(self.record.as_ref().unwrap().spec.clone()).unwrap();
+                let living = self.record.as_ref().filter(|record| record.delete_after.is_none());
+                let spec = living
+                    .map_or_else(|| &self.declared.as_ref().unwrap().spec, |record| &record.spec)
+                    .clone();
+                let spec = serde_json::from_value(spec).unwrap();
                 self.apply(spec);
                 hold(&mut self.object.as_mut().unwrap().metadata, true);
             }
             Effect::Record { seen } => {
                 let spec = serde_json::to_value(&self.object.as_ref().unwrap().spec).unwrap();
-                let record = self.record.as_mut().unwrap();
+                let living = self.record.as_mut().filter(|record| record.delete_after.is_none());
+                let Some(record) = living else {
+                    let seen = self.declared.as_ref().map_or(seen, |declared| declared.seen.max(seen));
+                    self.declared = Some(Declared { spec, seen });
+                    return true;
+                };
                 record.spec = spec;
                 record.seen = record.seen.max(seen);
                 record.behind = record.seen > record.current && record.seen > self.accepted;
             }
+            Effect::Forget => assert!(self.declared.take().is_some()),
             Effect::Create { account_key } => self.create(account_key),
             Effect::Rotate { after, account_key, request, .. } => self.rotate(after, account_key, request),
             Effect::Compromise { versions } => {
@@ -309,6 +323,7 @@ impl World {
                 let record = self.record.as_mut().unwrap();
                 assert!(record.delete_after.take().is_some());
                 record.recovered_at = Some(now);
+                self.declared = None;
             }
             Effect::Load { versions } => {
                 assert!(versions.iter().any(|version| !self.loaded.contains(version)));
@@ -359,13 +374,15 @@ impl World {
         assert_eq!(self.tenant, TenantView::Active, "the ledger makes no key for this tenant");
         let object = self.object.as_ref().unwrap();
         let shown = object.status.as_ref().and_then(|status| status.current_version.as_deref());
-        let seen = shown.and_then(parse_version).unwrap_or(0);
+        let shown = shown.and_then(parse_version).unwrap_or(0);
+        let seen = shown.max(self.declared.as_ref().map_or(0, |declared| declared.seen));
         if seen > self.accepted {
             self.refused = Some(format!("was seen with v{seen}, the ledger has none"));
             return;
         }
         let first = seen + 1;
         self.numbers.push(first);
+        self.declared = None;
         self.record = Some(Record {
             id: [7; 16],
             account: object.spec.account_ref.name.clone(),
