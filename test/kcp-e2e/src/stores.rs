@@ -123,6 +123,17 @@ impl Kms {
         made.key_metadata.and_then(|key| key.arn).context("a KMS key without an ARN")
     }
 
+    /// The calls that make an Account Ready, and nothing else: describe, wrap, unwrap, and one more wrap for its key.
+    pub async fn calls_of_a_new_account(&self, arn: &str) -> Result<()> {
+        use aws_sdk_kms::primitives::Blob;
+
+        let wrap = || self.0.encrypt().key_id(arn).plaintext(Blob::new([7; 32])).send();
+        self.0.describe_key().key_id(arn).send().await.context("describing a KMS key")?;
+        let wrapped = wrap().await.context("encrypting")?.ciphertext_blob.context("no ciphertext")?;
+        self.0.decrypt().key_id(arn).ciphertext_blob(wrapped).send().await.context("decrypting")?;
+        wrap().await.context("encrypting").map(drop)
+    }
+
     /// Disables a key.
     pub async fn disable(&self, arn: &str) -> Result<()> {
         self.0.disable_key().key_id(arn).send().await.context("disabling a KMS key").map(drop)

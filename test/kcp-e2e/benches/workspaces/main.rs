@@ -207,18 +207,20 @@ async fn quiet_minute(kcp: &Kcp, installation: &Installation, seen: &Vantage) ->
             .filter(|(name, _)| name.starts_with("openkcm_root_key_calls_total"))
             .map(|(_, calls)| calls)
             .sum();
-        Ok((seen.versions().await?, writes(&kcp.metrics().await?), status_writes, probes))
+        let time = process::processor_time(installation)?;
+        Ok((seen.versions().await?, writes(&kcp.metrics().await?), status_writes, probes, time))
     };
-    let (objects, at_kcp, status_writes, probes) = count().await?;
+    let (objects, at_kcp, status_writes, probes, time) = count().await?;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let (objects_after, at_kcp_after, status_writes_after, probes_after) = count().await?;
+    let (objects_after, at_kcp_after, status_writes_after, probes_after, time_after) = count().await?;
     let changed =
         objects_after.iter().filter(|(object, version)| objects.get(*object) != Some(*version)).count();
     let mut text = format!(
-        "  objects {}, changed {changed}\n  the provider's writes of a status: {}\n  its calls to root keys: {}\n",
+        "  objects {}, changed {changed}\n  the provider's writes of a status: {}\n  its calls to root keys: {}\n  its processor time: {:?}\n",
         objects_after.len(),
         status_writes_after - status_writes,
         probes_after - probes,
+        time_after.saturating_sub(time),
     );
     text += "  writes that kcp counted, by resource (its own included):";
     for (resource, count) in at_kcp_after {

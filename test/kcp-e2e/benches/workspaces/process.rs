@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -36,6 +37,16 @@ impl Cost {
             connections: remote.len(),
         })
     }
+}
+
+/// Processor time that the provider has used.
+pub fn processor_time(installation: &Installation) -> Result<Duration> {
+    let pid = installation.provider().context("a provider that runs")?.pid();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the provider's processor time")?;
+    // After the name, which may hold anything: user and system time are the 12th and 13th, in ticks of 10 ms.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    let ticks = fields.get(11..13).context("too few fields")?.iter().filter_map(|it| it.parse::<u64>().ok());
+    Ok(Duration::from_millis(ticks.sum::<u64>() * 10))
 }
 
 /// The table, and the slope from its first line to its last.
