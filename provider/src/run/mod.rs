@@ -341,25 +341,30 @@ async fn sweep(provider: Arc<Provider>) -> anyhow::Result<()> {
             }
             Err(error) => tracing::warn!(%error, "deleted keys could not be destroyed and are tried again"),
         }
-        // A workspace that is gone for good is seen nowhere: its end comes from the ledger alone.
-        let now = Timestamp::now();
-        match provider.ledger.tenants_to_shred(now).await {
-            Ok(tenants) => {
-                for row in tenants {
-                    for key in provider.ledger.keys(row.id).await.unwrap_or_default() {
-                        provider.forget_key(&row.cluster, &key.namespace, &key.name);
-                    }
-                    let (cluster, path) = (&row.cluster, &row.path);
-                    if let Err(error) = provider.ledger.shred_tenant(row.id, now).await {
-                        tracing::warn!(%error, %cluster, "a tenant could not be shredded and is tried again");
-                    } else {
-                        tracing::warn!(%cluster, %path, "retention is over: the tenant's keys are destroyed");
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the ledger does not say whose retention is over"),
+        // Not before it is known of every workspace that can be seen whether it is bound: that may have happened while nobody looked.
+        if provider.world.synced()
+            && let Err(error) = shred_due(&provider, Timestamp::now()).await
+        {
+            tracing::warn!(error = format!("{error:#}"), "tenants could not be shredded and are tried again");
         }
     }
+}
+
+/// Destroys the keys of tenants whose retention is over. Most of their workspaces are gone for good and seen nowhere.
+async fn shred_due(provider: &Provider, now: Timestamp) -> anyhow::Result<()> {
+    for row in provider.ledger.tenants_to_shred(now).await? {
+        let (cluster, path) = (&row.cluster, &row.path);
+        if provider.our_bindings(cluster).iter().any(|binding| !binding.deleting) {
+            provider.queue.add(Subject::Tenant(cluster.clone()));
+            continue;
+        }
+        for key in provider.ledger.keys(row.id).await? {
+            provider.forget_key(cluster, &key.namespace, &key.name);
+        }
+        provider.ledger.shred_tenant(row.id, now).await?;
+        tracing::warn!(%cluster, %path, "retention is over: the tenant's keys are destroyed");
+    }
+    Ok(())
 }
 
 fn wake_all_seen(provider: &Provider) {

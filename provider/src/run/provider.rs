@@ -267,7 +267,7 @@ impl Provider {
             && !caches.keys.is_stale(cluster)
     }
 
-    fn our_bindings(&self, cluster: &LogicalCluster) -> Vec<tenant::Binding> {
+    pub fn our_bindings(&self, cluster: &LogicalCluster) -> Vec<tenant::Binding> {
         self.caches.bindings.list(cluster).iter().filter_map(|binding| (**binding).clone()).collect()
     }
 

@@ -148,13 +148,6 @@ impl Provider {
                 }
                 return Ok(WRITTEN);
             }
-            tenant::Effect::Shred => {
-                if let Some(row) = row {
-                    self.wake_workspace(row).await?;
-                    self.ledger.shred_tenant(row.id, now).await?;
-                    tracing::warn!(%cluster, path = %row.path, "retention is over: the tenant's keys are destroyed");
-                }
-            }
         }
         Ok(Flow::Again)
     }
@@ -163,7 +156,6 @@ impl Provider {
 fn record(row: &TenantRow) -> tenant::Record {
     tenant::Record {
         unbound: row.unbound_at.is_some(),
-        retention_until: row.retention_until,
         operator_reason: row
             .operator_suspended_at
             .map(|_| row.operator_reason.clone().unwrap_or_else(|| "no reason was given".to_owned())),

@@ -30,8 +30,6 @@ pub struct Binding {
 pub struct Record {
     /// Suspended because its binding went.
     pub unbound: bool,
-    /// When its keys may be shredded.
-    pub retention_until: Option<Timestamp>,
     /// Suspended by the operator, with this reason.
     pub operator_reason: Option<String>,
     /// It was unbound before and came back.
@@ -82,8 +80,6 @@ pub enum Effect {
     AddFinalizer,
     /// Let the Tenant object go.
     RemoveFinalizer,
-    /// Destroy every key of the tenant: its retention is over.
-    Shred,
 }
 
 impl Effect {
@@ -95,7 +91,6 @@ impl Effect {
             Self::Create { .. } => "create",
             Self::AddFinalizer => "add-finalizer",
             Self::RemoveFinalizer => "remove-finalizer",
-            Self::Shred => "shred",
         }
     }
 }
@@ -146,18 +141,12 @@ pub fn plan(input: &Input<'_>) -> Plan<Effect, TenantStatus> {
 
 fn without_binding(input: &Input<'_>) -> Plan<Effect, TenantStatus> {
     let Some(record) = &input.record else { return Plan::idle() };
-    if !record.unbound {
-        if !input.visible {
-            return Plan::idle();
-        }
-        let Some(since) = input.absent_since else { return Plan::wait(Some(input.now + ABSENT_GRACE)) };
-        let until = since + ABSENT_GRACE;
-        return if input.now >= until { Plan::act(Effect::Suspend) } else { Plan::wait(Some(until)) };
+    if record.unbound || !input.visible {
+        return Plan::idle();
     }
-    match record.retention_until {
-        Some(until) if input.now >= until => Plan::act(Effect::Shred),
-        until => Plan::wait(until),
-    }
+    let Some(since) = input.absent_since else { return Plan::wait(Some(input.now + ABSENT_GRACE)) };
+    let until = since + ABSENT_GRACE;
+    if input.now >= until { Plan::act(Effect::Suspend) } else { Plan::wait(Some(until)) }
 }
 
 fn status(input: &Input<'_>, object: &Tenant, record: &Record, path: String) -> TenantStatus {

@@ -12,8 +12,6 @@ use openkcm_plan::{
 };
 use world::{ROUNDS, condition, dawn, hold, message};
 
-const RETENTION: SignedDuration = SignedDuration::from_hours(24 * 30);
-
 struct World {
     now: Timestamp,
     visible: bool,
@@ -21,7 +19,6 @@ struct World {
     bindings: Vec<Binding>,
     object: Option<Tenant>,
     record: Option<Record>,
-    shredded: bool,
     next: Option<Timestamp>,
 }
 
@@ -38,7 +35,6 @@ impl World {
             bindings: Vec::new(),
             object: None,
             record: None,
-            shredded: false,
             next: None,
         }
     }
@@ -84,14 +80,13 @@ impl World {
                 let old = self.record.take().unwrap_or_default();
                 let text = format!("activate {path}");
                 let recovered = old.recovered || old.unbound;
-                self.record = Some(Record { unbound: false, retention_until: None, recovered, path, ..old });
+                self.record = Some(Record { unbound: false, recovered, path, ..old });
                 text
             }
             Effect::Suspend => {
                 let record = self.record.as_mut().unwrap();
                 assert!(!record.unbound, "it is suspended twice");
                 record.unbound = true;
-                record.retention_until = Some(self.now + RETENTION);
                 "suspend".to_owned()
             }
             Effect::Create { name } => {
@@ -108,12 +103,6 @@ impl World {
             Effect::RemoveFinalizer => {
                 assert!(self.object.take().unwrap().metadata.deletion_timestamp.is_some());
                 "let go".to_owned()
-            }
-            Effect::Shred => {
-                let until = self.record.take().unwrap().retention_until;
-                assert!(until.is_some_and(|until| until <= self.now), "keys are destroyed too early");
-                self.shredded = true;
-                "shred".to_owned()
             }
         }
     }
@@ -157,13 +146,12 @@ fn unbind_suspends_first_then_lets_go_and_rebind_recovers() {
         world.settles("suspend, let go");
         world.bindings.clear();
         world.settles("");
-        assert_eq!(world.next, Some(world.now + RETENTION));
+        assert_eq!(world.next, None);
         world.now += SignedDuration::from_hours(1);
         world.bindings = vec![bound()];
         world.settles("activate root:acme:shop, create tenant-root-acme-shop");
         assert!(world.object.as_ref().unwrap().status.as_ref().unwrap().recovered);
     }
-    assert!(!world.shredded);
 }
 
 #[test]
@@ -176,9 +164,6 @@ fn unbound_while_nobody_looked_waits_before_it_believes() {
     assert_eq!(world.next, Some(world.now + SignedDuration::from_mins(10)));
     world.now += SignedDuration::from_mins(10);
     world.settles("suspend");
-    world.now += RETENTION;
-    world.settles("shred");
-    assert!(world.shredded);
     world.settles("");
 }
 
@@ -188,19 +173,8 @@ fn what_cannot_be_seen_is_not_gone() {
     world.bindings.clear();
     world.object = None;
     world.visible = false;
-    world.now += RETENTION * 2;
+    world.now += SignedDuration::from_hours(10_000);
     assert_eq!(plan(&world.input()), Plan::idle());
-}
-
-#[test]
-fn bound_again_at_the_last_moment_is_saved() {
-    let mut world = World::active();
-    world.unbind();
-    world.settle();
-    world.now += RETENTION * 2;
-    world.bindings = vec![bound()];
-    world.settles("activate root:acme:shop, create tenant-root-acme-shop");
-    assert!(!world.shredded);
 }
 
 #[test]
