@@ -34,6 +34,9 @@ pub(crate) type Notice = Arc<dyn Fn(Change) + Send + Sync>;
 /// No list page and no event is larger; a server that sends more is broken, and must not take all memory.
 const MAX_PAGE: usize = 512 << 20;
 const MAX_EVENT: usize = 16 << 20;
+/// How long the first watch after trouble is asked to last. Its end says that nothing was missed, also where nothing happens; until then
+/// what is cached counts as old.
+const BRIEF: Duration = Duration::from_secs(1);
 /// A watch that ends in order sooner than this, without an event, is not followed by the next at once.
 const HASTY: Duration = Duration::from_secs(1);
 
@@ -124,15 +127,16 @@ impl<K: Watched, V: Send + Sync + 'static> Follower<K, V> {
     async fn watch_on(&mut self, mut version: String) {
         let mut pauses = self.pauses();
         let mut down_since: Option<Instant> = None;
+        let mut length = self.timing.watch;
         loop {
             let started = Instant::now();
             let before = version.clone();
-            let ended = self.watch(&mut version).await;
+            let ended = self.watch(&mut version, length).await;
             self.site.update(self.cache.index(), |p| p.open = false);
             match ended {
                 Ended::InOrder => {
                     self.progress(State::Live, true);
-                    down_since = None;
+                    (length, down_since) = (self.timing.watch, None);
                     if version != before || started.elapsed() >= HASTY {
                         pauses = self.pauses();
                         continue;
@@ -148,6 +152,7 @@ impl<K: Watched, V: Send + Sync + 'static> Follower<K, V> {
                 }
                 Ended::Broken(broken) => {
                     self.broke(&broken);
+                    length = BRIEF;
                     if version != before {
                         (pauses, down_since) = (self.pauses(), None);
                     }
@@ -201,9 +206,9 @@ impl<K: Watched, V: Send + Sync + 'static> Follower<K, V> {
         Ok(version.map_or(Listed::NotServed("no page"), Listed::At))
     }
 
-    async fn watch(&mut self, version: &mut String) -> Ended {
+    async fn watch(&mut self, version: &mut String, length: Duration) -> Ended {
         // timeoutSeconds is what makes progress visible on a quiet watch: the server must end it in order.
-        let params = WatchParams::default().timeout(self.timing.watch.as_secs().clamp(1, 290) as u32);
+        let params = WatchParams::default().timeout(length.as_secs().clamp(1, 290) as u32);
         let request = match wildcard::<K>().watch(&params, version) {
             Ok(request) => request,
             Err(e) => return Ended::Broken(Broken::Refused(kube::Error::BuildRequest(e))),

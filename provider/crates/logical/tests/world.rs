@@ -4,10 +4,12 @@
 mod harness;
 mod mock;
 
-use harness::{Stage, eventually};
+use std::time::Duration;
+
+use harness::{Stage, TIMING, eventually};
 use k8s_openapi::api::core::v1::ConfigMap;
 use mock::Mode;
-use openkcm_logical::{Lookup, Presence, State};
+use openkcm_logical::{Lookup, Presence, State, Timing};
 
 const MAPS: &str = "configmaps";
 
@@ -106,6 +108,25 @@ async fn a_broken_watch_goes_on_where_it_was() {
     eventually("the last value", || stage.value("ws", "m").as_deref() == Some("5")).await;
     assert_eq!(stage.mock.counts("a", MAPS).0, 1, "without another list");
     assert!(stage.world.metrics().restarts >= 1);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_broke_is_in_sync_again_soon_also_where_nothing_happens() {
+    let ws = "ws".parse().unwrap();
+    // Longer than anything is waited for here.
+    let (watch, silence) = (Duration::from_secs(60), Duration::from_secs(90));
+    let stage = Stage::with(Timing { watch, silence, ..TIMING }, |mock| {
+        mock.slice(&["a"]);
+        mock.map("a", "ws", "m", "1");
+    })
+    .await;
+    stage.synced().await;
+    eventually("all watches", || stage.world.metrics().open_watches == 2).await;
+    stage.mock.break_watches("a", MAPS);
+    eventually("the break", || stage.world.metrics().restarts == 1).await;
+    eventually("a fresh view", || !stage.maps.is_stale(&ws)).await;
+    assert_eq!(stage.mock.counts("a", MAPS).0, 1, "without another list");
     stage.end().await;
 }
 

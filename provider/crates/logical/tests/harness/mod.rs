@@ -36,6 +36,10 @@ pub struct Stage {
 impl Stage {
     /// ConfigMaps and Secrets are watched; `prepare` runs before.
     pub async fn new(prepare: impl FnOnce(&Mock)) -> Self {
+        Self::with(TIMING, prepare).await
+    }
+
+    pub async fn with(timing: Timing, prepare: impl FnOnce(&Mock)) -> Self {
         let mock = Mock::start().await;
         prepare(&mock);
         let mut builder = World::builder(mock.config(), "openkcm.io");
@@ -47,7 +51,7 @@ impl Stage {
             assert_ne!(change.cluster.as_str(), "panic", "on purpose");
             log.lock().unwrap().push(change);
         });
-        builder.timing(TIMING);
+        builder.timing(timing);
         let (world, driver) = builder.build().unwrap();
         let shutdown = CancellationToken::new();
         let driver = Some(tokio::spawn(driver.run(shutdown.clone())));
