@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use kube::config::Kubeconfig;
 use serde_json::json;
 
 use crate::{
@@ -164,6 +165,22 @@ impl Installation {
         format!("http://127.0.0.1:{}/metrics", self.plan.http_port)
     }
 
+    /// A metric of the provider that has no labels: a count.
+    pub async fn metric(&self, name: &str) -> Result<u64> {
+        self.metric_of(0, name).await
+    }
+
+    /// The same of one of several replicas.
+    pub async fn metric_of(&self, number: usize, name: &str) -> Result<u64> {
+        let (port, _) = self.plan.ports().nth(number).context("a replica of that number")?;
+        let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .with_context(|| format!("a metric {name}"))?
+            .parse()
+            .with_context(|| format!("the metric {name}"))
+    }
+
     /// Where edges connect to.
     pub fn orchestrator_url(&self) -> String {
         self.plan.orchestrators(0)
@@ -192,11 +209,6 @@ impl Installation {
     /// Whether one of several replicas still runs; its process is told apart from one that has ended by itself.
     pub fn replica_runs(&mut self, number: usize) -> bool {
         self.providers.get_mut(number).and_then(Option::as_mut).is_some_and(Process::is_running)
-    }
-
-    /// Where the metrics of one of several replicas are.
-    pub fn metrics_of(&self, number: usize) -> Option<String> {
-        self.plan.ports().nth(number).map(|(port, _)| format!("http://127.0.0.1:{port}/metrics"))
     }
 
     /// The files that a person reads first when something is wrong.
@@ -258,16 +270,17 @@ impl Installation {
         readiness(self.plan.http_port).await
     }
 
-    /// Starts the provider anew, with the link between it and kcp's provider workspace.
-    pub async fn reach_kcp_over(&mut self, link: &Link, kcp: &Kcp) -> Result<()> {
-        let address = kcp.address()?;
-        link.to(address);
+    /// Starts the provider anew, with the link as its proxy: for kcp's provider workspace and its virtual workspaces alike.
+    pub async fn reach_kcp_over(&mut self, proxy: &Link, kcp: &Kcp) -> Result<()> {
+        proxy.to(kcp.address()?);
         self.stop_provider();
-        let kubeconfig = self.folder().join("provider.kubeconfig");
-        let direct = fs::read_to_string(&kubeconfig).context("reading a kubeconfig")?;
-        let behind = direct.replace(&address.to_string(), &link.address().to_string());
-        ensure!(behind != direct, "the kubeconfig does not name {address}");
-        write_private(&kubeconfig, &behind)?;
+        let file = self.folder().join("provider.kubeconfig");
+        let mut kubeconfig = serde_json::to_value(Kubeconfig::read_from(&file)?)?;
+        for cluster in kubeconfig["clusters"].as_array_mut().context("a kubeconfig has clusters")? {
+            cluster["cluster"]["proxy-url"] = format!("http://{}", proxy.address()).into();
+        }
+        // JSON is YAML.
+        write_private(&file, &kubeconfig.to_string())?;
         self.start_provider().await
     }
 

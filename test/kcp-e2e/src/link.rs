@@ -78,12 +78,23 @@ impl Direction {
 impl Link {
     /// Listens on a free port of 127.0.0.1. Needs a target before anybody dials.
     pub async fn listen() -> io::Result<Self> {
+        Self::start(false).await
+    }
+
+    /// [`Self::listen`], for who takes it for an HTTP proxy: whatever address it asks for is the target, so that all of
+    /// a server's addresses are cut off together.
+    pub async fn listen_as_proxy() -> io::Result<Self> {
+        Self::start(true).await
+    }
+
+    async fn start(proxy: bool) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (up, down) = (Direction::new(), Direction::new());
         let (target, cuts) = (Arc::new(Mutex::new(None)), watch::Sender::new(0));
         let mut carriers = JoinSet::new();
-        carriers.spawn(serve(listener, Arc::clone(&target), up.clone(), down.clone(), cuts.subscribe()));
+        let directions = (up.clone(), down.clone());
+        carriers.spawn(serve(listener, proxy, Arc::clone(&target), directions, cuts.subscribe()));
         Ok(Self { address, target, up, down, cuts, _carriers: carriers })
     }
 
@@ -123,9 +134,9 @@ impl Link {
 
 async fn serve(
     listener: TcpListener,
+    proxy: bool,
     target: Arc<Mutex<Option<SocketAddr>>>,
-    up: Direction,
-    down: Direction,
+    (up, down): (Direction, Direction),
     cuts: watch::Receiver<u32>,
 ) {
     let mut connections = JoinSet::new();
@@ -139,10 +150,7 @@ async fn serve(
         let (up, down, mut cuts) = (up.clone(), down.clone(), cuts.clone());
         cuts.mark_unchanged();
         connections.spawn(async move {
-            let Ok(far) = TcpStream::connect(target).await else { return };
-            if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
-                return;
-            }
+            let Ok((near, far)) = join(near, proxy, target).await else { return };
             let (near_read, near_write) = near.into_split();
             let (far_read, far_write) = far.into_split();
             // A connection that ends on one side ends on the other; how does not matter.
@@ -153,4 +161,22 @@ async fn serve(
             }
         });
     }
+}
+
+/// Both ends of a connection, ready for the bytes that it is made for.
+async fn join(mut near: TcpStream, proxy: bool, target: SocketAddr) -> io::Result<(TcpStream, TcpStream)> {
+    let far = TcpStream::connect(target).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    if proxy {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(near.read_u8().await?);
+            if !b"CONNECT ".starts_with(&request) && !request.starts_with(b"CONNECT ") {
+                return Err(io::Error::other("it does not take us for a proxy"));
+            }
+        }
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    }
+    Ok((near, far))
 }

@@ -1,5 +1,5 @@
-//! The database alone, or kcp's provider workspace alone, may be away for longer than any lease: applications do not notice, and
-//! what was asked for meanwhile is done once, afterwards.
+//! The database alone, or kcp alone, its virtual workspaces included, may be away for longer than any lease: applications do not
+//! notice, nothing untrue is said, and what was asked for meanwhile is done once, afterwards and by itself.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use kcp_e2e::{
     process::free_ports,
     story::{Patient as _, Team, scenario},
     wait::eventually,
-    workspace::SERVICE_KEY,
+    workspace::{ACCOUNT, SERVICE_KEY, TENANT},
 };
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::postgres::Server;
 
 const KEY: &str = "payments/payments-db";
 /// Longer than a replica's mandate (5 s) and its lease together: with neither renewed, an edge has surely lost its keys.
-const OUTAGE: Duration = Duration::from_secs(9);
+const OUTAGE: Duration = Duration::from_secs(11);
 const LEASE: &str = "--lease=3s";
 /// A replica whose Lease in kcp is so old owns nothing.
 const OWNERLESS: Duration = Duration::from_secs(6);
@@ -29,9 +29,9 @@ fn an_outage_of_the_ledger_or_of_kcp_alone_takes_no_key_from_an_edge() {
         let [port] = free_ports()?;
         let mut database = Server::start_at(port);
         story.with_replicas(1, database.url(), &[LEASE]).await?;
-        let link = Link::listen().await?;
+        let way = Link::listen_as_proxy().await?;
         let kcp = story.kcp();
-        story.own()?.reach_kcp_over(&link, kcp).await?;
+        story.own()?.reach_kcp_over(&way, kcp).await?;
 
         let team = story.workspace("team").await?;
         team.enable().await?;
@@ -50,18 +50,44 @@ fn an_outage_of_the_ledger_or_of_kcp_alone_takes_no_key_from_an_edge() {
         readiness_is(story.own()?, 200, "ok").await?;
         works_until(&app, &sealed, Instant::now())?;
 
-        link.to_nobody()?;
+        // It does not answer, and then it is not there at all.
+        way.stall(true);
         let away = Instant::now();
         works_until(&app, &sealed, away + OWNERLESS)?;
+        let before = statuses(&team).await?;
+        way.to_nobody()?;
         request_rotation(&team, "while kcp was away").await?;
+        readiness_is(story.own()?, 503, "endpoint slice cannot be followed").await?;
         works_until(&app, &sealed, away + OUTAGE)?;
-        not_served(&team, "v2").await?;
-        link.to(kcp.address()?);
+        let after = statuses(&team).await?;
+        ensure!(after == before, "a status was written: {before:#?}\n{after:#?}");
+        way.stall(false);
+        way.to(kcp.address()?);
         served(&team, "v3", "while kcp was away").await?;
+        readiness_is(story.own()?, 200, "ok").await?;
         works_until(&app, &sealed, Instant::now())?;
+
+        ensure!(story.own()?.metric("openkcm_evictions_total").await? == 0, "a key was taken back");
+        for (kind, name) in
+            [(TENANT, team.tenant().await?), (ACCOUNT, "aws".into()), (SERVICE_KEY, KEY.into())]
+        {
+            let diary = team.events(kind, &name).await?;
+            let mut since = diary.iter().skip_while(|it| !it.starts_with("Ready"));
+            ensure!(!since.any(|it| it.starts_with("NotReady")), "{name} was called not ready: {diary:#?}");
+        }
+        ensure!(story.own()?.replica_runs(0), "the provider has ended");
         ensure!(story.own()?.operator(&["ledger", "verify"])?.contains("the ledger is whole"));
         Ok(())
     });
+}
+
+/// What kcp shows of the tenant, its Account and its key.
+async fn statuses(team: &Team) -> Result<Vec<Value>> {
+    let mut statuses = Vec::new();
+    for kind in [TENANT, ACCOUNT, SERVICE_KEY] {
+        statuses.extend(team.list(kind).await?.iter().map(|object| object["status"].clone()));
+    }
+    Ok(statuses)
 }
 
 /// The application decrypts and encrypts without a single refusal, at least once.

@@ -7,7 +7,7 @@ use kcp_e2e::{link::Link, story::scenario, wait::eventually};
 fn readiness_follows_the_way_to_kcp() {
     scenario(async |story| {
         story.with_own_provider(&[]).await?;
-        let link = Link::listen().await?;
+        let link = Link::listen_as_proxy().await?;
         let kcp = story.kcp();
         let provider = story.own()?;
         provider.reach_kcp_over(&link, kcp).await?;
