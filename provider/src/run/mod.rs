@@ -223,24 +223,17 @@ async fn until_stopped(
     stop.run_until_cancelled(task).await.unwrap_or(Ok(()))
 }
 
-/// Puts everything that the ledger knows into the queue. What only kcp knows comes with the watches.
+/// Puts what lives in the ledger into the queue. What only kcp knows comes with the watches, and so does what is unbound: it is
+/// on no edge, and most of it never comes back.
 async fn first_round(provider: &Provider) -> anyhow::Result<()> {
     let mut unplanned = HashSet::new();
     let tenants = provider.ledger.tenants().await?;
-    for row in &tenants {
-        if row.destroyed_at.is_some() {
-            continue;
-        }
+    for row in tenants.iter().filter(|row| row.unbound_at.is_none()) {
         provider.queue.add(Subject::Tenant(row.cluster.clone()));
-        // What is unbound is on no edge, and nobody may ever see its workspace again.
-        for key in provider.ledger.keys(row.id).await?.into_iter().filter(|_| row.unbound_at.is_none()) {
-            unplanned.insert(Subject::Key(row.cluster.clone(), key.namespace, key.name));
-        }
-        provider.wake_workspace(row).await?;
+        unplanned.extend(provider.wake_workspace(row).await?);
     }
     // Edges go on saying of these what they said before the restart.
-    let living = tenants.iter().filter(|row| row.destroyed_at.is_none());
-    let clusters: HashMap<_, _> = living.map(|row| (row.id, &row.cluster)).collect();
+    let clusters: HashMap<_, _> = tenants.iter().map(|row| (row.id, &row.cluster)).collect();
     for key in provider.ledger.destroyed_since(Timestamp::now() - REMEMBERED).await? {
         let (Some(cluster), Some(at)) = (clusters.get(&key.tenant), key.destroyed_at) else { continue };
         let (cluster, namespace, name) = (LogicalCluster::clone(cluster), key.namespace, key.name);

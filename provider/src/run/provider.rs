@@ -167,20 +167,21 @@ impl Provider {
         }
     }
 
-    /// Puts every account and key of a workspace into the queue, those that only the ledger knows included.
-    pub async fn wake_workspace(&self, row: &TenantRow) -> anyhow::Result<()> {
+    /// Puts every account and key of a workspace into the queue, those that only the ledger knows included. Answers with the keys
+    /// that have a version.
+    pub async fn wake_workspace(&self, row: &TenantRow) -> anyhow::Result<Vec<Subject>> {
         let cluster = &row.cluster;
         for account in self.ledger.accounts(row.id).await? {
             self.queue.add(Subject::Account(cluster.clone(), account.name));
         }
-        for key in self.ledger.keys(row.id).await? {
-            self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
-        }
-        for key in self.ledger.declared_keys(row.id).await? {
-            self.queue.add(Subject::Key(cluster.clone(), key.namespace, key.name));
-        }
+        let subject = |namespace, name| Subject::Key(cluster.clone(), namespace, name);
+        let keys = self.ledger.keys(row.id).await?.into_iter();
+        let keys: Vec<_> = keys.map(|key| subject(key.namespace, key.name)).collect();
+        let declared = self.ledger.declared_keys(row.id).await?.into_iter();
+        let declared = declared.map(|key| subject(key.namespace, key.name));
+        keys.iter().cloned().chain(declared).for_each(|key| self.queue.add(key));
         self.wake_objects(cluster);
-        Ok(())
+        Ok(keys)
     }
 
     /// Puts every account and key that kcp has of a workspace into the queue.
@@ -254,6 +255,16 @@ impl Provider {
         let young = Timestamp::now().duration_since(self.times.plan.started) < SignedDuration::from_secs(60);
         let listing = self.world.presence(cluster) != Presence::Unknown || (young && !self.world.synced());
         Flow::Wait(Some(if listing { Duration::from_millis(500) } else { Duration::from_secs(30) }))
+    }
+
+    /// [`Self::unknown`], but there is nothing to look for where the workspace was unbound and is seen nowhere: its next binding
+    /// is announced, the end of its retention comes from the ledger, and there may be more of these than of all others.
+    pub fn unknown_or_left(&self, cluster: &LogicalCluster, row: Option<&TenantRow>) -> Flow {
+        let unbound = row.is_some_and(|row| row.unbound_at.is_some());
+        if unbound && self.world.presence(cluster) == Presence::Unknown {
+            return Flow::Wait(None);
+        }
+        self.unknown(cluster)
     }
 
     /// Whether what the caches say of the workspace is the present state.

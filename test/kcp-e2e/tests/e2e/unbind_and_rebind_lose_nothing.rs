@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use kcp_e2e::{
     story::{Patient as _, Story, scenario},
+    wait::eventually,
     workspace::{ACCOUNT, SERVICE_KEY},
 };
 use serde_json::json;
@@ -21,8 +22,22 @@ fn with_a_restart_of_the_provider_in_between() {
     scenario(async |story| {
         story.with_own_provider(&[]).await?;
         tell(story, async |story| {
-            story.own()?.stop_provider();
-            story.own()?.start_provider().await
+            let provider = story.own()?;
+            provider.stop_provider();
+            provider.start_provider().await?;
+            eventually("the provider has looked at everything it knows", || async {
+                let log = provider.provider().context("a provider that runs")?.log();
+                let rounds = std::fs::read_to_string(log)?.matches("every key was planned once").count();
+                ensure!(rounds == 2, "it was started twice and has done so {rounds} times");
+                Ok(())
+            })
+            .await?;
+            // What is unbound costs nothing for as long as nobody binds it again.
+            for gauge in ["openkcm_queue_ready", "openkcm_queue_delayed"] {
+                let waiting = provider.metric(gauge).await?;
+                ensure!(waiting == 0, "{gauge} is {waiting}");
+            }
+            Ok(())
         })
         .await
     });
