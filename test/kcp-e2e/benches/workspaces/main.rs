@@ -1,8 +1,9 @@
 //! The provider on a real kcp with 200 workspaces: how soon a bound workspace is a tenant, what is written when nothing
 //! happens, and what a workspace costs in memory and connections.
 //!
-//! `cargo bench -p kcp-e2e --bench workspaces [-- NUMBER] [--wait]`, after `cargo build --release --workspace --bins`. With `--wait`
-//! it makes everything ready and then waits for a line on standard input, so that a busy machine can be made quiet first.
+//! `cargo bench -p kcp-e2e --bench workspaces [-- NUMBER] [--bursts] [--wait] [--provider=FLAG…]`, after `cargo build --release
+//! --workspace --bins`. With `--bursts` it measures nothing but those, `--provider` hands a flag to the provider, and with `--wait` it
+//! makes everything ready and then waits for a line on standard input, so that a busy machine can be made quiet first.
 //! The raw bound of the same minute: a program without ledger, queue and plan, which only watches, creates and writes a status.
 #![allow(clippy::print_stdout)]
 
@@ -34,18 +35,20 @@ use vantage::{Latencies, Vantage};
 const HANDS: usize = 8;
 /// Between two bindings that are made "one by one". kcp itself takes seconds for each, so several are under way all the same.
 const STAGGER: Duration = Duration::from_millis(300);
-/// Enough for a bound.
-const RAW: usize = 40;
+/// Enough for a bound, one by one.
+const RAW: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
-    let wait = arguments.iter().any(|it| it == "--wait");
+    let has = |flag| arguments.iter().any(|it| it == flag);
     let number = arguments.iter().find_map(|it| it.parse().ok()).unwrap_or(200);
-    tokio::runtime::Runtime::new().context("a runtime")?.block_on(measure(number, wait))
+    let flags = arguments.iter().filter_map(|it| it.strip_prefix("--provider=")).map(str::to_owned).collect();
+    let measured = measure(number, has("--bursts"), has("--wait"), flags);
+    tokio::runtime::Runtime::new().context("a runtime")?.block_on(measured)
 }
 
-async fn measure(number: usize, wait: bool) -> Result<()> {
+async fn measure(number: usize, bursts_only: bool, wait: bool, flags: Vec<String>) -> Result<()> {
     let folder = paths::test_run()?;
     println!("{} workspaces; logs: {}", number, folder.display());
     let [kcp_port, aws_port] = free_ports()?;
@@ -75,44 +78,83 @@ async fn measure(number: usize, wait: bool) -> Result<()> {
     }
 
     let raw = RawProvider::start(&kcp, &folder)?;
-    raw.bind(&first).await?;
-    let seen = Vantage::start(&raw.kubeconfig, &raw.workspace, true).await?;
-    let some = &workspaces[..number.min(RAW)];
-    let (one_by_one, burst) = some.split_at(some.len() / 2);
+    let bench = Bench { kcp, kcp_port, stores, folder, flags, raw, first, workspaces };
     println!("\nBound -> Tenant Active\n{}", Latencies::HEAD);
-    bind_all(&seen, &raw.workspace, one_by_one, STAGGER).await?.print("raw: create + status, one by one");
-    bind_all(&seen, &raw.workspace, burst, Duration::ZERO).await?.print("raw: create + status, burst");
-    unbind_all(some.iter().chain([&first])).await?;
-    drop(seen);
-
-    let installation = install(&kcp, &stores, &folder, "bench").await?;
-    first.bind(installation.workspace(), EXPORT).await?;
-    let seen = Vantage::of(&installation).await?;
-    let mut costs = vec![process::Cost::of(&installation, 0, kcp_port).await?];
-    for step in [number / 4, number / 2, number] {
-        let from = costs.last().map_or(0, |cost| cost.workspaces);
-        let group = &workspaces[from..step];
-        let latencies = bind_all(&seen, installation.workspace(), group, STAGGER).await?;
-        latencies.print(&format!("provider, one by one, to {step}"));
-        fill_all(group, &root_key).await?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        costs.push(process::Cost::of(&installation, step, kcp_port).await?);
+    if !bursts_only {
+        bench.one_by_one(&root_key).await?;
     }
-    process::print(&costs);
-    println!("\nOne quiet minute with {number} workspaces, each with an Account and a key:");
-    println!("{}\n", quiet_minute(&kcp, &installation, &seen).await?);
-    drop(seen);
-    unbind_all(workspaces.iter().chain([&first])).await?;
-    drop(installation);
+    bench.burst().await
+}
 
-    // A provider that knows none of them: a burst of births, not of returns.
-    let installation = install(&kcp, &stores, &folder, "burst").await?;
-    first.bind(installation.workspace(), EXPORT).await?;
-    let seen = Vantage::of(&installation).await?;
-    let burst = bind_all(&seen, installation.workspace(), &workspaces, Duration::ZERO).await?;
+/// What is measured with.
+struct Bench {
+    kcp: Kcp,
+    kcp_port: u16,
+    stores: KeyStores,
+    folder: PathBuf,
+    /// Of the provider.
+    flags: Vec<String>,
+    raw: RawProvider,
+    /// Bound before the others, so that none of them is the first of its export.
+    first: Workspace,
+    workspaces: Vec<Workspace>,
+}
 
-    burst.print("provider, burst");
-    Ok(())
+impl Bench {
+    async fn raw(&self) -> Result<Vantage> {
+        self.first.bind(&self.raw.workspace, EXPORT).await?;
+        Vantage::start(&self.raw.kubeconfig, &self.raw.workspace, true).await
+    }
+
+    async fn install(&self, name: &str) -> Result<(Installation, Vantage)> {
+        let mut plan = Plan::owned(&self.folder.join(name), &format!("root:providers:{name}"))?;
+        plan.provider_flags.clone_from(&self.flags);
+        let installation = Installation::start(plan, &self.kcp, &self.stores).await?;
+        self.first.bind(installation.workspace(), EXPORT).await?;
+        let seen = Vantage::of(&installation).await?;
+        Ok((installation, seen))
+    }
+
+    /// One after the other; then what they cost, and what is written when nothing happens.
+    async fn one_by_one(&self, root_key: &str) -> Result<()> {
+        let (number, seen) = (self.workspaces.len(), self.raw().await?);
+        let some = &self.workspaces[..number.min(RAW)];
+        bind_all(&seen, &self.raw.workspace, some, STAGGER).await?.print("raw: create + status, one by one");
+        unbind_all(some.iter().chain([&self.first])).await?;
+        drop(seen);
+
+        let (installation, seen) = self.install("bench").await?;
+        let mut costs = vec![process::Cost::of(&installation, 0, self.kcp_port).await?];
+        for step in [number / 4, number / 2, number] {
+            let from = costs.last().map_or(0, |cost| cost.workspaces);
+            let group = &self.workspaces[from..step];
+            let latencies = bind_all(&seen, installation.workspace(), group, STAGGER).await?;
+            latencies.print(&format!("provider, one by one, to {step}"));
+            fill_all(group, root_key).await?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            costs.push(process::Cost::of(&installation, step, self.kcp_port).await?);
+        }
+        process::print(&costs);
+        println!("\nOne quiet minute with {number} workspaces, each with an Account and a key:");
+        println!("{}\n", quiet_minute(&self.kcp, &installation, &seen).await?);
+        unbind_all(self.workspaces.iter().chain([&self.first])).await
+    }
+
+    /// All at once: for the raw bound, and for a provider that knows none of them, so that these are births, not returns.
+    async fn burst(&self) -> Result<()> {
+        let seen = self.raw().await?;
+        bind_all(&seen, &self.raw.workspace, &self.workspaces, Duration::ZERO)
+            .await?
+            .print("raw: create + status, burst");
+        unbind_all(self.workspaces.iter().chain([&self.first])).await?;
+        drop(seen);
+
+        let (installation, seen) = self.install("burst").await?;
+        bind_all(&seen, installation.workspace(), &self.workspaces, Duration::ZERO)
+            .await?
+            .print("provider, burst");
+        Ok(())
+    }
 }
 
 /// An export that no provider serves.
@@ -128,15 +170,6 @@ impl RawProvider {
         plan.publish(kcp)?;
         Ok(Self { workspace: plan.workspace.clone(), kubeconfig: plan.folder.join("provider.kubeconfig") })
     }
-
-    async fn bind(&self, workspace: &Workspace) -> Result<()> {
-        workspace.bind(&self.workspace, EXPORT).await
-    }
-}
-
-async fn install(kcp: &Kcp, stores: &KeyStores, folder: &Path, name: &str) -> Result<Installation> {
-    let plan = Plan::owned(&folder.join(name), &format!("root:providers:{name}"))?;
-    Installation::start(plan, kcp, stores).await
 }
 
 /// Binds, and waits until each has an Active Tenant.

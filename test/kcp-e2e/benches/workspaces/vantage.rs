@@ -13,7 +13,7 @@ use kcp_client_rs::{LogicalCluster, logical_cluster::CLUSTER_ANNOTATION};
 use kcp_e2e::{
     installation::{EXPORT, Installation},
     kcp,
-    wait::eventually,
+    wait::{eventually, within},
 };
 use kube::{
     Api, Client, Config, ResourceExt,
@@ -181,7 +181,12 @@ async fn raw_tenant(client: Client, path: String) {
     let name = format!("tenant-{}", path.replace(':', "-"));
     let object = json!({"apiVersion": "openkcm.io/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": {}});
     let result = async {
-        api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        let object = serde_json::from_value(object)?;
+        // kcp may forbid it for a moment in a workspace that was bound before.
+        within(Duration::from_secs(60), "the Tenant is made", async || {
+            Ok(api.create(&PostParams::default(), &object).await?)
+        })
+        .await?;
         let status = json!({"status": {"phase": "Active", "path": path}});
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
         anyhow::Ok(())
