@@ -22,7 +22,7 @@ use openkcm_keychain::{
     rows::{KeyId as RowId, ServiceKeyRow, Withheld},
 };
 use openkcm_logical::{Membership, MembershipOptions};
-use openkcm_orchestrator::{Distribution, KeyId, Orchestrator, Told};
+use openkcm_orchestrator::{KeyId, PeerEdges, Told};
 use openkcm_plan::key::{Edges, Eviction, Offer};
 
 use super::provider::{Provider, lock};
@@ -233,11 +233,10 @@ impl Provider {
         let Some((row, last)) = lock(&replicas.reported).get(id).cloned() else { return Ok(()) };
         let distribution = self.orchestrator.distribution(id);
         let told = self.orchestrator.told(id);
-        let fingerprint = serves(&self.orchestrator, id);
         let now = HandOut {
             replica: replicas.id.clone(),
-            usable: last.usable && (fingerprint != 0 || !distribution.is_evicted()),
-            fingerprint,
+            usable: last.usable && (distribution.serves != 0 || !distribution.is_evicted()),
+            fingerprint: distribution.serves,
             total: distribution.total,
             current: distribution.current,
             evicted: distribution.evicted,
@@ -262,30 +261,29 @@ impl Provider {
         told: Option<Told>,
     ) -> anyhow::Result<Edges> {
         let mut all = self.orchestrator.distribution(id);
-        let (mut evicted, mut pending, mut behind) = (true, 0, false);
+        let mut withheld = true;
         if let (Some(replicas), Some(row)) = (&self.replicas, row) {
-            let fingerprint = serves(&self.orchestrator, id);
             let others = self.ledger.hand_outs(row.id).await?;
-            for other in others.into_iter().filter(|other| other.replica != replicas.id) {
-                pending += u32::from(other.usable);
-                // Even without an edge: one may have come to it since it last told us.
-                behind |= other.usable && other.fingerprint != fingerprint;
-                add(&mut all, &other, fingerprint);
+            for other in others.iter().filter(|other| other.replica != replicas.id) {
+                all.join(&PeerEdges {
+                    usable: other.usable,
+                    serves: other.fingerprint,
+                    total: other.total,
+                    current: other.current,
+                    evicted: other.evicted,
+                    active_clients: u64::from(other.clients),
+                });
             }
-            evicted = row.withheld.is_some() && pending == 0;
-        }
-        let mut eviction = all.describe_eviction();
-        if pending > 0 {
-            eviction.push_str(", another replica of the provider has not confirmed it for its edges yet");
+            withheld = row.withheld.is_some();
         }
         Ok(Edges {
             handed_out: told.map(super::key::handed_out),
             total: all.total,
             current: all.current,
-            all_current: !behind && all.is_current(),
+            behind: all.describe_behind(),
             evicted: all.evicted,
-            all_evicted: evicted && all.is_evicted(),
-            eviction,
+            all_evicted: withheld && all.is_evicted(),
+            eviction: all.describe_eviction(),
             regions: self.orchestrator.regions(id),
             leaving: all.describe_leaving(),
             active_clients: u32::try_from(all.active_clients).unwrap_or(u32::MAX),
@@ -305,26 +303,6 @@ fn nothing(replica: &str) -> HandOut {
         current: 0,
         evicted: 0,
         clients: 0,
-    }
-}
-
-fn serves(orchestrator: &Orchestrator, id: &KeyId) -> u64 {
-    match orchestrator.told(id) {
-        Some(Told::Serve(fingerprint)) => fingerprint,
-        _ => 0,
-    }
-}
-
-fn add(all: &mut Distribution, other: &HandOut, fingerprint: u64) {
-    all.total += other.total;
-    all.evicted += other.evicted;
-    all.active_clients += u64::from(other.clients);
-    if other.total > 0 {
-        all.took = None; // measured at our own edges only
-    }
-    // Edges with another state than ours are not current, whatever their replica says of them.
-    if fingerprint == other.fingerprint {
-        all.current += other.current;
     }
 }
 

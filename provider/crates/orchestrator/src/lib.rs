@@ -32,5 +32,5 @@ pub use error::OrchestratorError;
 pub use orchestrator::{Changes, Config, Orchestrator};
 pub use types::{
     Client, DeadReason, DeadVersion, Desired, Distribution, EdgeInfo, EvictReason, KeyId, KeyState,
-    PendingEdge, Tenants, Told, Usable, Version,
+    PeerEdges, PendingEdge, Tenants, Told, Usable, Version,
 };

@@ -152,6 +152,29 @@ pub struct Distribution {
     pub took: Option<Duration>,
     /// Distinct callers in the last window, over all edges.
     pub active_clients: u64,
+    /// Tells apart what is served, the regions included; 0: the key is taken back, or unknown.
+    pub serves: u64,
+    /// Of the other replicas that were [joined](Self::join): those of which an edge may be able to use the key.
+    pub usable_elsewhere: u32,
+    /// One of these serves another state.
+    pub behind: bool,
+}
+
+/// How far another replica is with a key, as it said last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerEdges {
+    /// One of its edges may be able to use the key.
+    pub usable: bool,
+    /// What it [serves](Distribution::serves).
+    pub serves: u64,
+    /// Its edges, as in [`Distribution`].
+    pub total: u32,
+    /// Those that have acknowledged what it serves.
+    pub current: u32,
+    /// Those that cannot use the key.
+    pub evicted: u32,
+    /// Distinct callers in the last window.
+    pub active_clients: u64,
 }
 
 /// An edge that has not acknowledged.
@@ -166,12 +189,29 @@ pub struct PendingEdge {
 impl Distribution {
     /// No edge can use the key any more, nor can one that this orchestrator has not heard of since its start.
     pub fn is_evicted(&self) -> bool {
-        self.evicted == self.total && self.settling.is_none()
+        self.evicted == self.total && self.settling.is_none() && self.usable_elsewhere == 0
     }
 
-    /// Every edge that may have the key serves the desired state.
+    /// Every edge that may have the key serves the desired state, and no other replica serves another.
     pub fn is_current(&self) -> bool {
-        self.current == self.total
+        self.current == self.total && !self.behind
+    }
+
+    /// Counts the edges of another replica too.
+    pub fn join(&mut self, peer: &PeerEdges) {
+        self.total += peer.total;
+        self.evicted += peer.evicted;
+        self.active_clients += peer.active_clients;
+        if peer.total > 0 {
+            self.took = None; // measured at our own edges only
+        }
+        // Edges with another state than ours are not current, whatever their replica says of them.
+        if peer.serves == self.serves {
+            self.current += peer.current;
+        }
+        self.usable_elsewhere += u32::from(peer.usable);
+        // Even without an edge: one may have come to it since it said so.
+        self.behind |= peer.usable && peer.serves != self.serves;
     }
 
     /// For people: `evicted on 98/100, 2 leases end in 3.1 s`, or `evicted on 100/100 edges in 12 ms`.
@@ -191,11 +231,21 @@ impl Distribution {
         if let Some(settling) = self.settling {
             let _ = write!(text, ", leases of before the restart end in {:.1} s", settling.as_secs_f64());
         }
+        if self.usable_elsewhere > 0 {
+            text.push_str(", another replica of the provider has not confirmed it for its edges yet");
+        }
         text
     }
-}
 
-impl Distribution {
+    /// For people, when all edges that are counted are current: why another one may not be.
+    pub fn describe_behind(&self) -> Option<&'static str> {
+        if self.current != self.total {
+            None
+        } else {
+            self.behind.then_some("Another replica of the provider may still hand out an earlier state.")
+        }
+    }
+
     /// For people, while the key is served: edges that may not have it any more and may still be able to use it.
     pub fn describe_leaving(&self) -> Option<String> {
         let longest = self.pending.iter().map(|edge| edge.lease_ends_in).max()?;

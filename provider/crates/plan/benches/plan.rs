@@ -30,7 +30,7 @@ fn input<'a>(object: &'a ServiceEncryptionKey, record: &Record, handed_out: Opti
         loaded: &[1],
         unopenable: &[],
         record: Some(record.clone()),
-        edges: Edges { handed_out, total: 2, current: 2, all_current: true, ..Edges::default() },
+        edges: Edges { handed_out, total: 2, current: 2, ..Edges::default() },
         declared: None,
         refused: None,
     }

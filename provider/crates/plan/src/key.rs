@@ -81,8 +81,8 @@ pub struct Edges {
     pub total: u32,
     /// Those that have acknowledged what is handed out.
     pub current: u32,
-    /// All of them have, and none can get anything older.
-    pub all_current: bool,
+    /// For people, when all of these have: why another edge may be able to use an earlier state.
+    pub behind: Option<&'static str>,
     /// Those that cannot use the key any more.
     pub evicted: u32,
     /// No edge can use it.
@@ -729,15 +729,12 @@ fn status(
     let served = matches!(edges.handed_out, Some(HandedOut::Serve(_)));
     if served && state == EffectiveState::Active {
         let leaving = edges.leaving.as_ref().map_or_else(String::new, |leaving| format!(" {leaving}"));
-        let behind = if edges.current == edges.total && !edges.all_current {
-            " Another replica of the provider may still hand out an earlier state."
-        } else {
-            ""
-        };
+        let behind = edges.behind.map_or_else(String::new, |behind| format!(" {behind}"));
+        let all_current = edges.current == edges.total && edges.behind.is_none();
         set.set(
             conditions::DISTRIBUTED,
-            edges.all_current.into(),
-            if edges.all_current { reasons::OK } else { reasons::PROGRESSING },
+            all_current.into(),
+            if all_current { reasons::OK } else { reasons::PROGRESSING },
             &format!("{}/{} edges have the current version.{behind}{leaving}", edges.current, edges.total),
         );
         set.remove(conditions::EVICTED);

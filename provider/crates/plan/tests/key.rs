@@ -357,6 +357,22 @@ fn evicted_is_true_only_when_no_edge_can_use_it() {
 }
 
 #[test]
+fn distributed_is_true_only_when_no_edge_can_use_another_state() {
+    let mut world = World::with_key("Never");
+    let shown = |world: &World| condition(&world.status().conditions, "Distributed");
+    assert_eq!(shown(&world).as_deref(), Some("True/AsExpected"));
+    for (cut_off, behind, said) in [
+        (true, None, "1/2 edges have the current version."),
+        (false, Some("One is away."), "2/2 edges have the current version. One is away."),
+    ] {
+        (world.cut_off, world.behind) = (cut_off, behind);
+        world.settles("");
+        assert_eq!(shown(&world).as_deref(), Some("False/Progressing"));
+        assert_eq!(message(&world.status().conditions, "Distributed"), said);
+    }
+}
+
+#[test]
 fn a_restart_while_disabled_says_evict_again_and_never_serve() {
     let mut world = World::with_key("Daily");
     world.state(KeyState::Disabled);

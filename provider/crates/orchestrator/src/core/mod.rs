@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{Desired, Distribution, EdgeInfo, EvictReason, KeyId, KeyState, PendingEdge, Tenants, Told};
@@ -432,7 +433,13 @@ impl Core {
         let slot_id = self.index.get(key).copied();
         let slot = slot_id.and_then(|slot_id| self.slots.get(&slot_id));
         let (Some(slot), Some(slot_id)) = (slot, slot_id) else { return distribution };
-        let serve = matches!(slot.desired, Some(Desired::Serve(_)));
+        let serve = match &slot.desired {
+            Some(Desired::Serve(state)) => {
+                distribution.serves = served(state, &slot.regions);
+                true
+            }
+            _ => false,
+        };
         for edge in self.edges.values() {
             let holding = edge.holdings.get(&slot_id);
             let until = holding.map_or(Duration::ZERO, |holding| edge.usable_until(holding));
@@ -550,6 +557,17 @@ impl Edge {
             Usable::Until(end) => end.min(self.lease_end),
         }
     }
+}
+
+/// By what replicas tell apart what they serve: regions change without the state, and so without its fingerprint.
+fn served(state: &KeyState, regions: &[String]) -> u64 {
+    let mut hash = Sha256::new_with_prefix(state.fingerprint.to_be_bytes());
+    for region in regions {
+        hash.update((region.len() as u64).to_be_bytes());
+        hash.update(region);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)).max(1)
 }
 
 /// What the certificate grants, narrowed by what the edge asked for.

@@ -208,8 +208,7 @@ impl Node {
             self.stopped_until = now + chance.millis(2500);
         }
         if chance.once_in(Duration::from_secs(5)) {
-            self.break_connections();
-            self.session.disconnected();
+            self.leave();
         }
         if chance.once_in(Duration::from_secs(20)) {
             self.break_connections();
@@ -219,6 +218,11 @@ impl Node {
         if chance.once_in(Duration::from_secs(5)) {
             self.latency = 1 + chance.below(600);
         }
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.break_connections();
+        self.session.disconnected();
     }
 
     /// Without a word to the provider, which notices at some time.
@@ -349,7 +353,7 @@ struct Fact {
 
 impl Fact {
     fn may_be_at(&self, identity: &Identity) -> bool {
-        self.regions.is_empty() || identity.region.as_ref().is_some_and(|here| self.regions.contains(here))
+        may_be_at(&self.regions, identity)
     }
 
     /// The provider has been told how things are now.
@@ -370,6 +374,10 @@ impl Fact {
     fn desired(&self) -> Desired {
         desired(self.truth, self.current, &self.regions)
     }
+}
+
+pub(super) fn may_be_at(regions: &[String], identity: &Identity) -> bool {
+    regions.is_empty() || identity.region.as_ref().is_some_and(|here| regions.contains(here))
 }
 
 pub(super) fn desired(truth: Truth, current: u32, regions: &[String]) -> Desired {

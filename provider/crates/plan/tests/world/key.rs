@@ -42,6 +42,8 @@ pub struct World {
     pub held: Option<Offer>,
     /// An edge does not answer; only the end of its lease makes it safe.
     pub cut_off: bool,
+    /// An edge that is not counted may have an earlier state.
+    pub behind: Option<&'static str>,
     evicted_at: Timestamp,
     /// What the orchestrator says of an eviction.
     pub eviction: &'static str,
@@ -115,6 +117,7 @@ impl World {
             handed_out: None,
             held: None,
             cut_off: false,
+            behind: None,
             evicted_at: dawn(),
             eviction: "evicted on 1/2",
             next: None,
@@ -221,7 +224,7 @@ impl World {
                 handed_out: self.handed_out,
                 total: 2,
                 current: u32::from(!self.cut_off) + 1,
-                all_current: !self.cut_off,
+                behind: self.behind,
                 evicted: if self.all_evicted() { 2 } else { 1 },
                 all_evicted: self.all_evicted(),
                 eviction: self.eviction.to_owned(),
