@@ -8,8 +8,8 @@
 //!   nothing is renewed on hearsay: keys come under the new lease one by one as they are [`set`](Orchestrator::set),
 //!   and only after [`Orchestrator::ready`] is an edge told to forget what nobody has set.
 //! * An eviction is true for an edge when the edge has acknowledged it, or when the last lease that the edge can
-//!   have for the key has surely ended on the orchestrator's own clock. Leases of before a restart count: see
-//!   [`Distribution::settling`].
+//!   have for the key has surely ended on the orchestrator's own clock. Leases of before a restart count, here and
+//!   when every edge is said to be current: see [`Distribution::settling`].
 //! * Which edge may have which key is read from the edge's certificate, which the orchestrator signed; an edge can
 //!   ask for less, never for more.
 #![warn(missing_docs)]

@@ -192,9 +192,10 @@ impl Distribution {
         self.evicted == self.total && self.settling.is_none() && self.usable_elsewhere == 0
     }
 
-    /// Every edge that may have the key serves the desired state, and no other replica serves another.
+    /// Every edge that may have the key serves the desired state, and none that has not been heard of since the start can
+    /// serve another.
     pub fn is_current(&self) -> bool {
-        self.current == self.total && !self.behind
+        self.current == self.total && self.settling.is_none() && !self.behind
     }
 
     /// Counts the edges of another replica too.
@@ -241,6 +242,10 @@ impl Distribution {
     pub fn describe_behind(&self) -> Option<&'static str> {
         if self.current != self.total {
             None
+        } else if self.settling.is_some() {
+            Some(
+                "An edge of before the provider's start has not come back yet and may use an earlier one until its lease ends.",
+            )
         } else {
             self.behind.then_some("Another replica of the provider may still hand out an earlier state.")
         }

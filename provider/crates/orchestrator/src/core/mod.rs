@@ -181,7 +181,7 @@ pub(crate) struct Core {
     revision: u64,
     edges: BTreeMap<Uuid, Edge>,
     streams: u64,
-    /// Evictions that some edge's lease still holds up.
+    /// Evictions that the lease of an edge, seen since the start, still holds up.
     evicting: HashSet<u32>,
     changed: BTreeSet<u32>,
     /// Changed, but more will follow in a moment.
@@ -289,9 +289,6 @@ impl Core {
             self.evicting.remove(&slot_id);
             slot.tenant_name.clone_from(&state.tenant_name);
             slot.regions.clone_from(&state.regions);
-        }
-        if !matches!(desired, Desired::Serve(_)) && !self.absent.is_empty() {
-            self.evicting.insert(slot_id);
         }
         slot.desired = Some(desired);
         self.announce(now, slot_id);
@@ -477,11 +474,16 @@ impl Core {
         edges
     }
 
+    /// No lease of before the start is left, which every key's distribution waited for.
+    fn settled(&mut self) {
+        self.changing.extend(self.slots.keys());
+    }
+
     /// The passing of time: leases end, lost edges are forgotten. To be called several times a second.
     pub(crate) fn tick(&mut self, now: Duration) {
         if now >= self.settled_at && !self.absent.is_empty() {
             self.absent.clear();
-            self.changed.extend(&self.evicting);
+            self.settled();
         }
         let evicting: Vec<u32> = self.evicting.iter().copied().collect();
         for slot_id in evicting {
@@ -494,7 +496,7 @@ impl Core {
                 let ends = edge.holdings.get(&slot_id).map_or(Duration::ZERO, |held| edge.usable_until(held));
                 ends > now && !(serve && edge.may_have(slot))
             });
-            if !pending && (serve || self.absent.is_empty()) {
+            if !pending {
                 self.evicting.remove(&slot_id);
                 self.changed.insert(slot_id);
             }

@@ -332,7 +332,6 @@ impl World {
         let fact = &self.facts[index];
         replica.told[index] == Some(fact.current)
             && replica.core.regions(&fact.id) == fact.regions
-            && self.all_edges(replica, index).settling.is_none()
             && self.all_edges(replica, index).is_current()
     }
 

@@ -613,8 +613,7 @@ impl World {
                 .filter_map(|node| node.uses(now, &key).map(|current| (node.identity.name.as_str(), current)))
                 .collect();
             if fact.truth == Truth::Serve {
-                if let Some(distribution) = distribution.filter(|it| it.is_current() && it.settling.is_none())
-                {
+                if let Some(distribution) = distribution.filter(crate::Distribution::is_current) {
                     let current = users
                         .iter()
                         .all(|(node, current)| *current == fact.current && !fact.outside.contains_key(*node));

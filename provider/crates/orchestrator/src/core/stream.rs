@@ -201,9 +201,8 @@ impl Core {
             self.changing.insert(slot_id);
             self.drop_if_gone(slot_id);
         }
-        self.absent.remove(&id);
-        if self.absent.is_empty() {
-            self.changing.extend(&self.evicting);
+        if self.absent.remove(&id) && self.absent.is_empty() {
+            self.settled();
         }
         let slots: Vec<u32> = self.slots.keys().copied().collect();
         for slot_id in slots {

@@ -14,11 +14,16 @@ const NOW: Duration = Duration::from_secs(100);
 const EDGE: Uuid = Uuid::from_u128(1);
 
 fn core() -> Core {
+    started_after(BTreeSet::new())
+}
+
+/// These edges may hold keys and a lease of before the start.
+fn started_after(absent: BTreeSet<Uuid>) -> Core {
     Core::new(Start {
         now: NOW,
         lease: Duration::from_secs(5),
         earlier_lease: Duration::from_secs(5),
-        absent: BTreeSet::new(),
+        absent,
         mandated: false,
         incarnation: vec![1],
         urls: Vec::new(),
@@ -211,6 +216,34 @@ fn a_cut_off_edge_is_pending_until_its_lease_has_surely_ended() {
     core.take_changed();
     core.tick(NOW + Duration::from_millis(5100));
     assert_eq!(core.take_changed(), Some(key("k")));
+}
+
+#[test]
+fn after_a_start_all_are_current_when_the_edges_of_before_are_back_or_their_leases_are_over() {
+    for back in [true, false] {
+        let mut core = started_after(BTreeSet::from([EDGE]));
+        core.set(NOW, key("k"), serve("mine", 1));
+        core.ready(NOW);
+        assert_eq!(core.take_changed(), Some(key("k")));
+        let said = core.distribution(NOW, &key("k"));
+        assert_eq!((said.current, said.total, said.is_current()), (0, 0, false));
+        assert!(said.describe_behind().is_some_and(|why| why.contains("has not come back")));
+
+        // Either is news of the key.
+        let (now, edges) = if back {
+            attach(&mut core, &[]);
+            (NOW, 1)
+        } else {
+            core.tick(NOW + Duration::from_millis(5099));
+            assert_eq!(core.take_changed(), None);
+            (NOW + Duration::from_millis(5100), 0)
+        };
+        core.tick(now);
+        assert_eq!(core.take_changed(), Some(key("k")));
+        let said = core.distribution(now, &key("k"));
+        assert_eq!((said.current, said.total, said.is_current()), (0, edges, !back));
+        assert_eq!((said.settling, said.describe_behind()), (None, None));
+    }
 }
 
 #[test]
