@@ -8,6 +8,7 @@ mod metrics;
 mod provider;
 mod replicas;
 mod roots;
+mod sole;
 mod subject;
 mod tenant;
 
@@ -71,6 +72,10 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     let stores = match &args.key_stores {
         Some(file) => StoresConfig::read(file).context("read --key-stores")?,
         None => StoresConfig::default(),
+    };
+    let _sole = match &args.ledger.database_url {
+        Some(_) => None,
+        None => Some(sole::lock(&args.ledger.data_dir)?),
     };
     let ledger = Ledger::open(&location(&args.ledger)).await.context("open the ledger")?;
     let lease = Duration::try_from(args.lease)?;
