@@ -7,6 +7,7 @@ mod key;
 mod metrics;
 mod provider;
 mod replicas;
+mod reported;
 mod roots;
 mod sole;
 mod subject;

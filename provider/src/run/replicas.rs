@@ -10,7 +10,6 @@
 use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
-    sync::Mutex,
     time::Duration,
 };
 
@@ -19,13 +18,13 @@ use kcp_client_rs::LogicalCluster;
 use openkcm_apis::ServiceEncryptionKey;
 use openkcm_keychain::{
     HandOut, KeychainError, Ledger, Replica,
-    rows::{KeyId as RowId, ServiceKeyRow, Withheld},
+    rows::{ServiceKeyRow, Withheld},
 };
 use openkcm_logical::{Membership, MembershipOptions};
 use openkcm_orchestrator::{KeyId, PeerEdges, Told};
 use openkcm_plan::key::{Edges, Eviction, Offer};
 
-use super::provider::{Provider, lock};
+use super::{provider::Provider, reported::Reported};
 
 /// How long after its last word a replica may give leases.
 const MANDATE: Duration = Duration::from_secs(5);
@@ -39,8 +38,7 @@ pub struct Replicas {
     /// Who is alive, for the division of work.
     pub membership: Membership,
     id: String,
-    /// What the ledger was last told of each key that this replica has spoken to its edges about.
-    reported: Mutex<HashMap<KeyId, (RowId, HandOut)>>,
+    reported: Reported,
 }
 
 impl Replicas {
@@ -56,7 +54,7 @@ impl Replicas {
         let membership = Membership::new(workspace, options)?;
         ledger.join_replica(&id, lease).await?;
         tracing::info!(replica = %id, "one of several replicas");
-        Ok(Self { membership, id, reported: Mutex::default() })
+        Ok(Self { membership, id, reported: Reported::default() })
     }
 
     /// Says again and again that this replica is alive, keeps its mandate, and removes those that are dead. Ends only when
@@ -182,21 +180,14 @@ impl Provider {
     /// To be called before edges get a key that they do not have. False: it is withheld, by whoever owns its workspace.
     pub async fn may_hand_out(&self, id: &KeyId, row: &ServiceKeyRow) -> anyhow::Result<bool> {
         let Some(replicas) = &self.replicas else { return Ok(true) };
-        if lock(&replicas.reported).get(id).is_some_and(|(key, last)| *key == row.id && last.usable) {
-            return Ok(true);
-        }
-        let allowed = self.ledger.hand_out(&replicas.id, row.id).await?;
-        if allowed {
-            let fresh = HandOut { usable: true, ..nothing(&replicas.id) };
-            lock(&replicas.reported).insert(id.clone(), (row.id, fresh));
-        }
-        Ok(allowed)
+        let write = self.ledger.hand_out(&replicas.id, row.id);
+        Ok(replicas.reported.hand_out(id, row.id, write).await?)
     }
 
     /// After the edges were told to give a key back: the owner makes sure that no other replica hands it out.
     pub async fn withhold(&self, id: &KeyId, row: &ServiceKeyRow, why: Eviction) -> anyhow::Result<()> {
         let Some(replicas) = &self.replicas else { return Ok(()) };
-        lock(&replicas.reported).entry(id.clone()).or_insert_with(|| (row.id, nothing(&replicas.id)));
+        replicas.reported.begin(id, row.id, nothing(&replicas.id));
         if self.owns(&id.cluster) {
             let why = match why {
                 Eviction::Disabled => Withheld::Disabled,
@@ -230,27 +221,20 @@ impl Provider {
     /// Tells the other replicas how far this one's edges are with a key, if that is news.
     pub async fn report(&self, id: &KeyId) -> anyhow::Result<()> {
         let Some(replicas) = &self.replicas else { return Ok(()) };
-        let Some((row, last)) = lock(&replicas.reported).get(id).cloned() else { return Ok(()) };
         let distribution = self.orchestrator.distribution(id);
-        let told = self.orchestrator.told(id);
         let now = HandOut {
             replica: replicas.id.clone(),
-            usable: last.usable && (distribution.serves != 0 || !distribution.is_evicted()),
+            usable: distribution.serves != 0 || !distribution.is_evicted(),
             fingerprint: distribution.serves,
             total: distribution.total,
             current: distribution.current,
             evicted: distribution.evicted,
             clients: u32::try_from(distribution.active_clients).unwrap_or(u32::MAX),
         };
-        if now != last {
-            self.ledger.report(row, &now).await.context("tell the other replicas about a key")?;
-        }
-        if told.is_none() && !now.usable {
-            lock(&replicas.reported).remove(id);
-        } else {
-            lock(&replicas.reported).insert(id.clone(), (row, now));
-        }
-        Ok(())
+        let forget = self.orchestrator.told(id).is_none();
+        let write = async |row, now| self.ledger.report(row, &now).await;
+        let told = replicas.reported.report(id, now, forget, write).await;
+        told.context("tell the other replicas about a key")
     }
 
     /// The edges of all replicas, as the owner of the workspace puts them into the status.
