@@ -238,12 +238,14 @@ impl Provider {
         if let (Some(row), true) = (&snapshot.row, snapshot.object.as_ref().is_some_and(deleting)) {
             input.absent = self.absent(cluster, row).await?;
         }
-        if matches!(account::view(&input), AccountView::Unavailable { .. }) {
-            // Whoever still serves a key of a lost root takes it back now, whatever else this round brings.
-            for key in &keys {
-                if matches!(self.orchestrator.told(key), Some(Told::Serve(_))) {
-                    self.queue.add(Subject::from(key.clone()));
-                }
+        // Whoever still serves a key of a lost root, or in regions that it has left, takes it back now, whatever else this
+        // round brings and whoever owns the workspace.
+        let lost = matches!(account::view(&input), AccountView::Unavailable { .. });
+        let regions = snapshot.edge_regions()?;
+        for key in &keys {
+            let served = matches!(self.orchestrator.told(key), Some(Told::Serve(_)));
+            if served && (lost || self.orchestrator.regions(key) != regions) {
+                self.queue.add(Subject::from(key.clone()));
             }
         }
         let plan = account::plan(&input);

@@ -8,7 +8,7 @@ use kcp_e2e::{
     installation::Application,
     story::{Patient as _, Team, scenario},
     wait::eventually,
-    workspace::{SERVICE_KEY, is_true},
+    workspace::{ACCOUNT, SERVICE_KEY, is_true},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -42,6 +42,7 @@ fn two_replicas_rotate_once_and_evict_at_all_edges_while_either_dies() {
         }
         disabled_everywhere(&team, &apps, &sealed).await?;
         enabled(&team, &apps, &sealed).await?;
+        leaves_its_regions(&team, &apps, &sealed).await?;
 
         // One is killed while it, or the other, makes a version: there is exactly one, and its edge finds the other replica.
         request_rotation(&team, "second").await?;
@@ -122,6 +123,23 @@ fn refused(app: &Application, sealed: &[u8]) -> Result<()> {
 
 async fn enabled(team: &Team, apps: &[Application], sealed: &[u8]) -> Result<()> {
     team.patch(SERVICE_KEY, KEY, json!({"spec": {"state": "Enabled"}})).await?;
+    for app in apps {
+        app.decrypts(KEY, sealed, "secret").await?;
+    }
+    Ok(())
+}
+
+/// Where a key may be counts for the edges of both, of which neither is in a region.
+async fn leaves_its_regions(team: &Team, apps: &[Application], sealed: &[u8]) -> Result<()> {
+    team.patch(ACCOUNT, "aws", json!({"spec": {"edgeRegions": ["elsewhere"]}})).await?;
+    team.expect(SERVICE_KEY, KEY, "it is where it may be, at no edge", |it| {
+        is_true(it, "Distributed") && it["status"]["edges"]["total"] == 0
+    })
+    .await?;
+    for app in apps {
+        refused(app, sealed)?;
+    }
+    team.patch(ACCOUNT, "aws", json!({"spec": {"edgeRegions": []}})).await?;
     for app in apps {
         app.decrypts(KEY, sealed, "secret").await?;
     }
