@@ -482,6 +482,8 @@ impl Core {
     /// The passing of time: leases end, lost edges are forgotten. To be called several times a second.
     pub(crate) fn tick(&mut self, now: Duration) {
         if now >= self.settled_at && !self.absent.is_empty() {
+            let away = self.absent.len();
+            tracing::info!(away, "leases of before the start are over; edges that are away hold no key");
             self.absent.clear();
             self.settled();
         }

@@ -202,6 +202,7 @@ impl Core {
             self.drop_if_gone(slot_id);
         }
         if self.absent.remove(&id) && self.absent.is_empty() {
+            tracing::info!("every edge of before the start is back");
             self.settled();
         }
         let slots: Vec<u32> = self.slots.keys().copied().collect();
