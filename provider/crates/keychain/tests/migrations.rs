@@ -12,9 +12,12 @@ use openkcm_keychain::{
 use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
-/// The first version: written past the API, which only knows the newest one.
-async fn first(location: &Location, url: &str) -> (KeyId, SecretKey, SecretKey) {
-    let ledger = Ledger::open_at(location, 1).await.unwrap();
+/// Versions of the schema before this one.
+const EARLIER: [usize; 2] = [1, 2];
+
+/// An earlier version: written past the API, which only knows the newest one.
+async fn earlier(version: usize, location: &Location, url: &str) -> (KeyId, SecretKey, SecretKey) {
+    let ledger = Ledger::open_at(location, version).await.unwrap();
     let tenant = ledger.bind_tenant(&cluster("c1"), "root:acme", at(0)).await.unwrap();
     let account = ledger.upsert_account(tenant.id, "aws", &serde_json::json!({}), at(0)).await.unwrap();
     let account = ledger.install_account_key(account.id, &wrapped(1, "aws"), at(0)).await.unwrap();
@@ -43,8 +46,8 @@ async fn first(location: &Location, url: &str) -> (KeyId, SecretKey, SecretKey) 
     (key, account_key, material)
 }
 
-async fn from_the_first(location: Location, url: String) {
-    let (key, account_key, material) = first(&location, &url).await;
+async fn from(version: usize, location: Location, url: String) {
+    let (key, account_key, material) = earlier(version, &location, &url).await;
     let ledger = Ledger::open(&location).await.unwrap();
     let row = ledger.key_by_id(key).await.unwrap().unwrap();
     assert_eq!((row.current_version, row.withheld), (1, None));
@@ -66,14 +69,30 @@ async fn from_the_first(location: Location, url: String) {
 }
 
 #[tokio::test]
-async fn from_the_first_version_sqlite() {
-    let directory = tempfile::tempdir().unwrap();
-    let url = format!("sqlite://{}", directory.path().join("ledger.sqlite").display());
-    from_the_first(Location::Directory(directory.path().to_owned()), url).await;
+async fn from_each_earlier_version_sqlite() {
+    for version in EARLIER {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("ledger.sqlite").display());
+        from(version, Location::Directory(directory.path().to_owned()), url).await;
+    }
 }
 
 #[tokio::test]
-async fn from_the_first_version_postgres() {
-    let url = common::postgres::new_database().await;
-    from_the_first(Location::Postgres(url.clone()), url).await;
+async fn from_each_earlier_version_postgres() {
+    for version in EARLIER {
+        let url = common::postgres::new_database().await;
+        from(version, Location::Postgres(url.clone()), url).await;
+    }
+}
+
+#[tokio::test]
+async fn no_earlier_version_is_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let location = Location::Directory(directory.path().to_owned());
+    Ledger::open(&location).await.unwrap().close().await;
+    let url = format!("sqlite://{}", directory.path().join("ledger.sqlite").display());
+    let mut raw = sqlx::AnyConnection::connect(&url).await.unwrap();
+    let newest: i64 =
+        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(&mut raw).await.unwrap();
+    assert_eq!(newest as usize, EARLIER.len() + 1);
 }
