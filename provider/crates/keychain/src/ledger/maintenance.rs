@@ -243,7 +243,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes every row as one line of JSON, wrapped material only, parents before children.
+    /// Writes every tenant, account, key and version as one line of JSON, wrapped material only, parents before children.
     pub async fn export(&self, out: &mut (dyn Write + Send)) -> Result<()> {
         let mut rows = sqlx::query(select_tenants!("ORDER BY seq")).fetch(&self.reader);
         while let Some(row) = rows.try_next().await.deed("read tenants")? {
