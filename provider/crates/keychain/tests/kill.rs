@@ -23,6 +23,8 @@ use openkcm_keychain::{
 use uuid::Uuid;
 
 const KEYS: u32 = 4;
+/// After so many kills a new ledger is begun: each worker re-wraps all that the ones before it left.
+const LIFE: u32 = 100;
 
 /// The worker's "root key": an account key that follows from its version, so that a new process has it again.
 fn account_key(version: u32) -> SecretKey {
@@ -40,10 +42,11 @@ fn main() {
     }
     let kills: u32 = std::env::var("OPENKCM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let directory = tempfile::tempdir().unwrap();
-    kill_again_and_again("SQLite", directory.path().to_str().unwrap(), kills);
+    kill_again_and_again("SQLite", kills, |life| {
+        directory.path().join(life.to_string()).to_str().unwrap().to_owned()
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let database = runtime.block_on(common::postgres::new_database());
-    kill_again_and_again("PostgreSQL", &database, kills);
+    kill_again_and_again("PostgreSQL", kills, |_| runtime.block_on(common::postgres::new_database()));
 }
 
 fn location(place: &str) -> Location {
@@ -54,27 +57,36 @@ fn location(place: &str) -> Location {
     }
 }
 
-fn kill_again_and_again(engine: &str, place: &str, kills: u32) {
-    let mut journal = Journal::default();
-    let mut deaths = 0;
-    for n in 0..kills {
-        // Some acknowledgements into the run, and then anywhere in what follows.
-        let kill = Kill { lines: n * 7 % 20, then: Duration::from_micros(u64::from(n * 7919 % 20_000)) };
-        journal.follow(place, None, Some(kill));
-        deaths += 1;
-        // Everything now and then and at the end: what is lost stays lost.
-        journal.check(place, n % 50 == 0 || n + 1 == kills);
+fn kill_again_and_again(engine: &str, kills: u32, new_place: impl Fn(u32) -> String) {
+    let (mut deaths, mut told) = (0, 0);
+    for first in (0..kills).step_by(LIFE as usize) {
+        let place = new_place(first / LIFE);
+        let mut journal = Journal::default();
+        let life = first..kills.min(first + LIFE);
+        for n in life.clone() {
+            // Some acknowledgements into the run, and then anywhere in what follows.
+            let kill = Kill { lines: n * 7 % 20, then: Duration::from_micros(u64::from(n * 7919 % 20_000)) };
+            journal.follow(&place, None, Some(kill));
+            // Everything now and then and at the end: what is lost stays lost.
+            journal.check(&place, n % 50 == 0 || n + 1 == life.end);
+        }
+        deaths += life.len();
+        #[cfg(feature = "crash-points")]
+        if life.end == kills {
+            for point in openkcm_keychain::crash::CRASH_POINTS {
+                journal.follow(&place, Some(point), None);
+                journal.check(&place, true);
+                deaths += 1;
+            }
+        }
+        assert!(life.len() < 5 || journal.told.len() > 5, "the worker never came to work");
+        told += journal.told.len();
+        if life.end < kills {
+            println!("{engine}: {deaths} deaths so far, {told} versions");
+        }
     }
-    #[cfg(feature = "crash-points")]
-    for point in openkcm_keychain::crash::CRASH_POINTS {
-        journal.follow(place, Some(point), None);
-        deaths += 1;
-        journal.check(place, true);
-    }
-    assert!(kills < 5 || journal.told.len() > 5, "the worker never came to work");
     println!(
-        "{engine}: {deaths} deaths, {} versions acknowledged: 0 lost, 0 used twice, 0 used before durable",
-        journal.told.len()
+        "{engine}: {deaths} deaths, {told} versions acknowledged: 0 lost, 0 used twice, 0 used before durable"
     );
 }
 
