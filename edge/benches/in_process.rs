@@ -1,6 +1,6 @@
 //! In-process speed, each figure beside the raw bound of the same minute: aws-lc-rs AES-256-GCM with one reused key.
 //!
-//! `cargo bench -p openkcm-edge --bench in_process`. Rounds of raw and ours take turns, so a busy neighbour hits both; the
+//! `cargo bench --workspace --bench in_process`. Rounds of raw and ours take turns, so a busy neighbour hits both; the
 //! table shows medians over rounds.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 

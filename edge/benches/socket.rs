@@ -1,4 +1,4 @@
-//! The unix socket: one caller at a time, and batches. `cargo bench -p openkcm-edge --bench socket`.
+//! The unix socket: one caller at a time, and batches. `cargo bench --workspace --bench socket`.
 //!
 //! The raw bound is a ping-pong of the same bytes over a unix socket between two threads with blocking calls, in the same
 //! minute. Client and server share this machine's cores, as they do beside an application.

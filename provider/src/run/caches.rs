@@ -1,23 +1,27 @@
 //! What is kept in memory of each object that is watched. There can be a million of them: bindings are boiled down to what
 //! is decided about, the others are compressed and decoded for the one round that is about them.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kcp_client_rs::{
     apis::{ApiBinding, ApiBindingStatusExportPermissionClaim},
     logical_cluster::PATH_ANNOTATION,
 };
 use openkcm_apis::{
-    Account, AccountPhase, EffectiveState, ServiceEncryptionKey, Tenant, conditions::ROTATION_OVERDUE,
+    Account, AccountPhase, EffectiveState, ServiceEncryptionKey, Tenant,
+    conditions::{READY, ROTATION_OVERDUE, reasons},
 };
 use openkcm_logical::{Builder, Cache, Packed, trim_metadata};
 use openkcm_plan::tenant;
+
+use super::provider::UNREADABLE;
 
 /// Everything the provider watches.
 pub struct Caches {
     /// `None`: a binding to another export.
     pub bindings: Cache<Option<tenant::Binding>>,
     pub tenants: Cache<Packed<Tenant, ()>>,
-    /// With the phase, for the metrics.
-    pub accounts: Cache<Packed<Account, Option<AccountPhase>>>,
+    /// With the phase and the reason, for the metrics.
+    pub accounts: Cache<Packed<Account, (Option<AccountPhase>, &'static str)>>,
     pub keys: Cache<Packed<ServiceEncryptionKey, KeySummary>>,
     export: String,
 }
@@ -28,6 +32,8 @@ pub struct KeySummary {
     pub account: Box<str>,
     /// `None`: no status yet.
     pub state: Option<EffectiveState>,
+    /// See [`reason`].
+    pub reason: &'static str,
     pub overdue: bool,
 }
 
@@ -37,15 +43,18 @@ impl Caches {
         Self {
             bindings: builder.watch_as(move |binding: ApiBinding| view_of(&binding, &watched)),
             tenants: builder.watch_packed(trim_metadata, |_| ()),
-            accounts: builder.watch_packed(trim_metadata, |account: &Account| account.status.as_ref()?.phase),
+            accounts: builder.watch_packed(trim_metadata, |account: &Account| {
+                let status = account.status.as_ref();
+                let conditions = status.map_or(&[][..], |status| &status.conditions);
+                (status.and_then(|status| status.phase), reason(conditions))
+            }),
             keys: builder.watch_packed(trim_metadata, |key: &ServiceEncryptionKey| {
-                let conditions = key.status.iter().flat_map(|status| &status.conditions);
+                let conditions = key.status.as_ref().map_or(&[][..], |status| &status.conditions);
                 KeySummary {
                     account: key.spec.account_ref.name.as_str().into(),
                     state: key.status.as_ref().and_then(|status| status.state),
-                    overdue: conditions
-                        .into_iter()
-                        .any(|it| it.type_ == ROTATION_OVERDUE && it.status == "True"),
+                    reason: reason(conditions),
+                    overdue: conditions.iter().any(|it| it.type_ == ROTATION_OVERDUE && it.status == "True"),
                 }
             }),
             export: export.to_owned(),
@@ -56,6 +65,35 @@ impl Caches {
     pub fn view(&self, binding: &ApiBinding) -> Option<tenant::Binding> {
         view_of(binding, &self.export)
     }
+}
+
+/// The reason of the condition Ready. One of a fixed set, so that no one can make as many time series as they like.
+fn reason(conditions: &[Condition]) -> &'static str {
+    const KNOWN: &[&str] = &[
+        reasons::OK,
+        reasons::PROGRESSING,
+        reasons::NOT_FOUND,
+        reasons::ACCESS_DENIED,
+        reasons::DISABLED,
+        reasons::PENDING_DELETION,
+        reasons::WRONG_KEY_TYPE,
+        reasons::THROTTLED,
+        reasons::UNREACHABLE,
+        reasons::MISCONFIGURED,
+        reasons::ACCOUNT_NOT_FOUND,
+        reasons::ACCOUNT_NOT_READY,
+        reasons::ACCOUNT_DELETING,
+        reasons::INVALID_SPEC,
+        reasons::TENANT_SUSPENDED,
+        reasons::LEDGER_BEHIND,
+        "Ready",
+        "Verifying",
+        "RootLost",
+        "Deleting",
+        UNREADABLE,
+    ];
+    let ready = conditions.iter().find(|condition| condition.type_ == READY);
+    ready.map_or("", |ready| KNOWN.iter().find(|known| **known == ready.reason).unwrap_or(&"Other"))
 }
 
 fn view_of(binding: &ApiBinding, export: &str) -> Option<tenant::Binding> {

@@ -154,29 +154,31 @@ impl Scrape {
         Ok(())
     }
 
-    /// Objects by their state, from the caches.
+    /// Objects by their state and the reason for it, from the caches.
     fn states(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let provider = &self.0;
         let caches = &provider.caches;
-        let mut accounts = BTreeMap::<String, i64>::new();
+        let mut accounts = BTreeMap::<(String, &str), i64>::new();
         for account in caches.accounts.clusters().iter().flat_map(|cluster| caches.accounts.list(cluster)) {
-            let phase = account.summary.map_or_else(|| "New".to_owned(), |phase| format!("{phase:?}"));
-            *accounts.entry(phase).or_default() += 1;
+            let (phase, reason) = account.summary;
+            let phase = phase.map_or_else(|| "New".to_owned(), |phase| format!("{phase:?}"));
+            *accounts.entry((phase, reason)).or_default() += 1;
         }
-        let (mut keys, mut overdue) = (BTreeMap::<String, i64>::new(), 0);
+        let (mut keys, mut overdue) = (BTreeMap::<(String, &str), i64>::new(), 0);
         for key in caches.keys.clusters().iter().flat_map(|cluster| caches.keys.list(cluster)) {
             let state = key.summary.state.map_or_else(|| "New".to_owned(), |state| format!("{state:?}"));
-            *keys.entry(state).or_default() += 1;
+            *keys.entry((state, key.summary.reason)).or_default() += 1;
             overdue += i64::from(key.summary.overdue);
         }
         for (name, help, label, counts) in [
-            ("openkcm_accounts", "Accounts by phase", "phase", accounts),
-            ("openkcm_service_keys", "ServiceEncryptionKeys by state", "state", keys),
+            ("openkcm_accounts", "Accounts by phase and reason", "phase", accounts),
+            ("openkcm_service_keys", "ServiceEncryptionKeys by state and reason", "state", keys),
         ] {
             let gauge = ConstGauge::new(0i64);
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-            for (value, count) in counts {
-                ConstGauge::new(count).encode(family.encode_family(&[(label, value.as_str())])?)?;
+            for ((value, reason), count) in counts {
+                let labels = [(label, value.as_str()), ("reason", reason)];
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
         let gauge = ConstGauge::new(overdue);

@@ -1,4 +1,4 @@
-//! The ledger in numbers, each beside a raw bound of the same minute. `cargo bench -p openkcm-keychain`.
+//! The ledger in numbers, each beside a raw bound of the same minute. `cargo bench --workspace --bench ledger`.
 //!
 //! `OPENKCM_BENCH_KEYS` (default 1,000,000) sets the size of the big ledger, `OPENKCM_BENCH_POSTGRES=1` adds
 //! PostgreSQL (a real server with fsync on).

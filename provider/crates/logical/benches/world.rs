@@ -1,7 +1,7 @@
 //! How large and how fast: a synthetic virtual workspace in a second process, real kinds, eight objects to a
 //! workspace (binding, tenant, account, five keys with their status).
 //!
-//! `cargo bench -p openkcm-logical --bench world [-- WORKSPACES…]`; default 1000 10000 100000. Each size runs in a
+//! `cargo bench --workspace --bench world [-- WORKSPACES…]`; default 1000 10000 100000. Each size runs in a
 //! fresh process, because memory is not given back. Prints a table; asserts nothing.
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -1,7 +1,7 @@
 //! From the orchestrator's decision to the last edge: evict and rotate, with 100 and 1,000 edges in this process over
 //! real mTLS on loopback, beside a raw fan-out of the same minute (64-byte push and 16-byte answer on bare TCP).
 //!
-//! `cargo bench -p openkcm-orchestrator --bench evict [-- EDGES ROUNDS]`
+//! `cargo bench --workspace --bench evict [-- EDGES ROUNDS]`
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{

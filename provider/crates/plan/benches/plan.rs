@@ -1,4 +1,4 @@
-//! Decisions that lead to nothing, which is nearly all of them: `cargo bench -p openkcm-plan`.
+//! Decisions that lead to nothing, which is nearly all of them: `cargo bench --workspace --bench plan`.
 //! The target is 50,000 a second on one core.
 #![allow(clippy::unwrap_used)]
 

@@ -1,7 +1,7 @@
 //! The provider on a real kcp with 200 workspaces: how soon a bound workspace is a tenant, what is written when nothing
 //! happens, and what a workspace costs in memory and connections.
 //!
-//! `cargo bench -p kcp-e2e --bench workspaces [-- NUMBER] [--bursts] [--wait] [--provider=FLAG…]`, after `cargo build --release
+//! `cargo bench --workspace --bench workspaces [-- NUMBER] [--bursts] [--wait] [--provider=FLAG…]`, after `cargo build --release
 //! --workspace --bins`. With `--bursts` it measures nothing but those, `--provider` hands a flag to the provider, and with `--wait` it
 //! makes everything ready and then waits for a line on standard input, so that a busy machine can be made quiet first.
 //! The raw bound of the same minute: a program without ledger, queue and plan, which only watches, creates and writes a status.

@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use kcp_e2e::{
     story::scenario,
+    wait::eventually,
     workspace::{ACCOUNT, is_true},
 };
 use serde_json::json;
@@ -62,6 +63,14 @@ fn account_says_why_its_key_cannot_be_used() {
         ] {
             let message = team.account_refused(name, reason).await?;
             ensure!(message.len() > 20, "Account {name} gives no help: {message}");
+            // Whoever runs OpenKCM counts them by reason.
+            let url = story.installation().await?.metrics_url();
+            let counted = format!("openkcm_accounts{{phase=\"Pending\",reason=\"{reason}\"}}");
+            eventually(&format!("there is a metric {counted}"), || async {
+                ensure!(reqwest::get(&url).await?.text().await?.contains(&counted), "it is not there");
+                Ok(())
+            })
+            .await?;
         }
 
         // Pointed at a good key, it needs nobody's help.
