@@ -237,7 +237,8 @@ fn reseal(from: &Sealer, to: &Sealer, mut batch: Vec<Sealed>) -> (Vec<Sealed>, u
     (batch, failed)
 }
 
-/// Both engines name the columns of VALUES `column1`, `column2`, ….
+/// Both engines name the columns of VALUES `column1`, `column2`, …. The `+` keeps SQLite from finding rows by what seals them, which
+/// is all that are left: each statement would look at every one of them.
 fn update_statement(rows: usize) -> String {
     let mut sql = String::with_capacity(200 + rows * 20);
     sql.push_str("UPDATE versions SET sealed = n.column3, account_key_version = $2 FROM (VALUES ");
@@ -248,7 +249,7 @@ fn update_statement(rows: usize) -> String {
     }
     sql.push_str(
         ") AS n WHERE versions.service_key = n.column1 AND versions.version = n.column2 \
-         AND versions.account = $1 AND versions.account_key_version = $3 AND versions.sealed IS NOT NULL",
+         AND +versions.account = $1 AND +versions.account_key_version = $3 AND versions.sealed IS NOT NULL",
     );
     sql
 }
@@ -267,4 +268,34 @@ fn bind_rows<'q>(
     rows.iter().fold(query, |query, row| {
         query.bind(row.service_key).bind(i64::from(row.version)).bind(row.blob.clone())
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sqlx::Row;
+
+    use super::*;
+    use crate::{Location, SecretKey, rows::TenantId, seal::Place};
+
+    #[tokio::test]
+    async fn an_update_finds_each_row_by_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&Location::Directory(directory.path().to_owned())).await.unwrap();
+        let place = Place {
+            cluster: "c1".parse().unwrap(),
+            tenant: TenantId(uuid::Uuid::nil()),
+            account: AccountId(uuid::Uuid::nil()),
+        };
+        let seal = |version| Sealer::new(place.clone(), version, &SecretKey::random().unwrap());
+        let row = |n| Sealed { service_key: n, key: KeyId(uuid::Uuid::nil()), version: 1, blob: vec![1] };
+        let rows: Vec<_> = (0..500).map(row).collect();
+        let statement = format!("EXPLAIN QUERY PLAN {}", update_statement(rows.len()));
+        let query = bind_rows(sqlx::query(AssertSqlSafe(statement)), &seal(1), &seal(2), 1, &rows);
+        let plan = query.fetch_all(&ledger.reader).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let by_key =
+            |step: &String| step.contains("versions USING PRIMARY KEY (service_key=? AND version=?)");
+        assert!(plan.iter().any(by_key), "{plan:#?}");
+    }
 }
