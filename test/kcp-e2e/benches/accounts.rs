@@ -72,7 +72,7 @@ async fn measure(number: usize) -> Result<()> {
     println!("\n{number} Accounts, one after the other; calls to the store for each: {calls:.1}");
     println!("{:<52} {:>9} {:>9}", "", "p50 ms", "p99 ms");
     print("created -> Ready, as a watch sees both", &mut whole);
-    print("raw: describe, wrap, unwrap, wrap at the store", &mut raw);
+    print("raw: describe, wrap, unwrap at the store", &mut raw);
     Ok(())
 }
 

@@ -123,15 +123,14 @@ impl Kms {
         made.key_metadata.and_then(|key| key.arn).context("a KMS key without an ARN")
     }
 
-    /// The calls that make an Account Ready, and nothing else: describe, wrap, unwrap, and one more wrap for its key.
+    /// The calls that make an Account Ready, and nothing else: describe, wrap and unwrap. What is wrapped becomes its key.
     pub async fn calls_of_a_new_account(&self, arn: &str) -> Result<()> {
         use aws_sdk_kms::primitives::Blob;
 
-        let wrap = || self.0.encrypt().key_id(arn).plaintext(Blob::new([7; 32])).send();
         self.0.describe_key().key_id(arn).send().await.context("describing a KMS key")?;
-        let wrapped = wrap().await.context("encrypting")?.ciphertext_blob.context("no ciphertext")?;
-        self.0.decrypt().key_id(arn).ciphertext_blob(wrapped).send().await.context("decrypting")?;
-        wrap().await.context("encrypting").map(drop)
+        let wrapped = self.0.encrypt().key_id(arn).plaintext(Blob::new([7; 32])).send().await;
+        let wrapped = wrapped.context("encrypting")?.ciphertext_blob.context("no ciphertext")?;
+        self.0.decrypt().key_id(arn).ciphertext_blob(wrapped).send().await.context("decrypting").map(drop)
     }
 
     /// Disables a key.
