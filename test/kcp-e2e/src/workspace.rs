@@ -392,9 +392,10 @@ pub fn condition<'a>(object: &'a Value, kind: &str, field: &str) -> &'a Value {
         .map_or(&Value::Null, |condition| &condition[field])
 }
 
-/// Whether a condition has status "True".
+/// Whether a condition has status "True", and not of an earlier spec: what `kubectl wait` asks.
 pub fn is_true(object: &Value, kind: &str) -> bool {
-    condition(object, kind, "status") == "True"
+    let of = condition(object, kind, "observedGeneration");
+    condition(object, kind, "status") == "True" && (of.is_null() || *of == object["metadata"]["generation"])
 }
 
 fn address(object: &Value) -> Result<(Kind, String)> {
