@@ -11,13 +11,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
+use hdrhistogram::Histogram;
 use kcp_e2e::{
-    installation::{EXPORT, Installation, Plan},
-    kcp::{Kcp, KcpOptions},
-    paths,
-    process::{Lifetime, free_ports},
-    stores::{Aws, ContractPorts, KeyStores},
-    workspace::{Workspace, is_true},
+    installation::total,
+    story::{Story, Team, scenario},
+    workspace::is_true,
 };
 use kube::{
     Api, ResourceExt,
@@ -27,60 +25,49 @@ use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn main() -> Result<()> {
+fn main() {
     let number = std::env::args().skip(1).find_map(|it| it.parse().ok()).unwrap_or(100);
-    tokio::runtime::Runtime::new().context("a runtime")?.block_on(measure(number))
+    scenario(async |story| measure(story, number).await);
 }
 
-async fn measure(number: usize) -> Result<()> {
-    let folder = paths::test_run()?;
-    let [kcp_port, aws_port] = free_ports()?;
-    let options = KcpOptions {
-        folder: folder.join("kcp"),
-        logs: folder.clone(),
-        lifetime: Lifetime::Owned,
-        port: kcp_port,
-    };
-    let (kcp, aws) = tokio::try_join!(Kcp::start(&options), Aws::start(aws_port, &folder, Lifetime::Owned))?;
-    let granted = vec!["root:bench-*".to_owned()];
-    let stores =
-        KeyStores::start(aws, ContractPorts::free()?, granted, &folder, &folder, Lifetime::Owned).await?;
-    let plan = Plan::owned(&folder.join("bench"), "root:providers:bench")?;
-    let installation = Installation::start(plan, &kcp, &stores).await?;
-    let workspace = Workspace::create(&kcp, "root", "bench-accounts").await?;
-    workspace.bind(installation.workspace(), EXPORT).await?;
-    workspace.tenant().await?;
-
-    let kms = stores.aws.kms();
+async fn measure(story: &mut Story, number: usize) -> Result<()> {
+    let team = story.workspace("team").await?;
+    team.enable().await?;
+    let kms = story.kms();
     let root_key = kms.create_key().await?;
-    let mut ready = watch(&workspace);
-    let (mut whole, mut raw) = (Vec::new(), Vec::new());
+    let mut ready = watch(&team);
+    let (mut whole, mut raw) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
     for n in 0..=number {
         let begun = Instant::now();
         kms.calls_of_a_new_account(&root_key).await?;
         let alone = begun.elapsed();
         let name = format!("account-{n:04}");
-        workspace.account(&name, &root_key).await?;
+        team.account(&name, &root_key).await?;
         let seen = ready_at(&mut ready, &name).await?;
         if n > 0 {
             // The first one warms up connections.
-            whole.push(seen);
-            raw.push(alone);
+            whole.record(seen.as_micros() as u64)?;
+            raw.record(alone.as_micros() as u64)?;
         }
     }
-    let calls = calls(&installation).await? / (number + 1) as f64;
+    let metrics = story.installation().await?.metrics().await?;
+    let calls = total(&metrics, "openkcm_root_key_calls_total") / (number + 1) as f64;
     println!("\n{number} Accounts, one after the other; calls to the store for each: {calls:.1}");
     println!("{:<52} {:>9} {:>9}", "", "p50 ms", "p99 ms");
-    print("created -> Ready, as a watch sees both", &mut whole);
-    print("raw: describe, wrap, unwrap at the store", &mut raw);
+    for (what, times) in
+        [("created -> Ready, as a watch sees both", whole), ("raw: describe, wrap, unwrap at the store", raw)]
+    {
+        let ms = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
+        println!("{what:<52} {:>9.1} {:>9.1}", ms(0.5), ms(0.99));
+    }
     Ok(())
 }
 
 /// From the creation of an Account to its being Ready.
-fn watch(workspace: &Workspace) -> mpsc::UnboundedReceiver<(String, Duration)> {
+fn watch(team: &Team) -> mpsc::UnboundedReceiver<(String, Duration)> {
     let (send, receive) = mpsc::unbounded_channel();
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("openkcm.io", "v1alpha1", "Account"));
-    let api = Api::<DynamicObject>::all_with(workspace.client().clone(), &kind);
+    let api = Api::<DynamicObject>::all_with(team.client().clone(), &kind);
     tokio::spawn(async move {
         let mut created = HashMap::new();
         let mut events = Box::pin(api.watch(&WatchParams::default(), "0").await?);
@@ -108,21 +95,4 @@ async fn ready_at(ready: &mut mpsc::UnboundedReceiver<(String, Duration)>, name:
     };
     let found = tokio::time::timeout(PATIENCE, found).await;
     found.with_context(|| format!("{name} is not Ready"))?.context("the watch ended")
-}
-
-/// Calls to root keys, as the provider counts them.
-async fn calls(installation: &Installation) -> Result<f64> {
-    let text =
-        reqwest::get(installation.metrics_url()).await.context("the provider's metrics")?.text().await?;
-    let calls = text.lines().filter(|line| line.starts_with("openkcm_root_key_calls_total"));
-    Ok(calls.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
-}
-
-fn print(name: &str, all: &mut [Duration]) {
-    all.sort_unstable();
-    let at = |share: f64| {
-        let index = (all.len() as f64 * share).ceil() as usize;
-        all.get(index.saturating_sub(1)).map_or(f64::NAN, |it| it.as_secs_f64() * 1_000.0)
-    };
-    println!("{name:<52} {:>9.1} {:>9.1}", at(0.5), at(0.99));
 }

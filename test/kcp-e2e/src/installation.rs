@@ -2,6 +2,7 @@
 //! processes of its own.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs,
     io::Write as _,
@@ -23,6 +24,12 @@ use crate::{
     stores::KeyStores,
     wait::within,
 };
+
+/// A family of metrics, over all its labels.
+pub fn total(metrics: &BTreeMap<String, f64>, family: &str) -> f64 {
+    let of_it = metrics.iter().filter(|(name, _)| name.split('{').next() == Some(family));
+    of_it.map(|(_, value)| value).sum()
+}
 
 /// What the `/readyz` of a provider says: status and text.
 async fn readiness(http_port: u16) -> Result<(u16, String)> {
@@ -172,13 +179,26 @@ impl Installation {
 
     /// The same of one of several replicas.
     pub async fn metric_of(&self, number: usize, name: &str) -> Result<u64> {
+        let metrics = self.metrics_of(number).await?;
+        metrics.get(name).map(|value| *value as u64).with_context(|| format!("a metric {name}"))
+    }
+
+    /// All metrics of the provider, by name and labels.
+    pub async fn metrics(&self) -> Result<BTreeMap<String, f64>> {
+        self.metrics_of(0).await
+    }
+
+    async fn metrics_of(&self, number: usize) -> Result<BTreeMap<String, f64>> {
         let (port, _) = self.plan.ports().nth(number).context("a replica of that number")?;
-        let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await?.text().await?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value
-            .with_context(|| format!("a metric {name}"))?
-            .parse()
-            .with_context(|| format!("the metric {name}"))
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await;
+        let text = answer.context("the provider's metrics")?.text().await?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        Ok(lines
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(' ')?;
+                Some((name.to_owned(), value.parse().ok()?))
+            })
+            .collect())
     }
 
     /// Where edges connect to.

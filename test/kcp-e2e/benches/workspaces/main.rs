@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use kcp_e2e::{
-    installation::{EXPORT, Installation, Plan},
+    installation::{EXPORT, Installation, Plan, total},
     kcp::{Kcp, KcpOptions},
     paths,
     process::{Lifetime, free_ports},
@@ -233,13 +233,9 @@ async fn quiet_minute(kcp: &Kcp, installation: &Installation, seen: &Vantage) ->
     // Edges report their callers, and the last events are written.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let count = async || -> Result<_> {
-        let provider = process::metrics(installation).await?;
+        let provider = installation.metrics().await?;
         let status_writes = provider.get("openkcm_status_writes_total").copied().unwrap_or_default();
-        let probes: f64 = provider
-            .iter()
-            .filter(|(name, _)| name.starts_with("openkcm_root_key_calls_total"))
-            .map(|(_, calls)| calls)
-            .sum();
+        let probes = total(&provider, "openkcm_root_key_calls_total");
         let time = process::processor_time(installation)?;
         Ok((seen.versions().await?, writes(&kcp.metrics().await?), status_writes, probes, time))
     };

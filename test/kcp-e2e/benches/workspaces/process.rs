@@ -1,10 +1,6 @@
 //! What the provider costs: memory and connections.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs,
-    time::Duration,
-};
+use std::{collections::HashSet, fs, time::Duration};
 
 use anyhow::{Context, Result};
 use kcp_e2e::installation::Installation;
@@ -26,7 +22,7 @@ impl Cost {
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         let rss: f64 = rss.trim().trim_end_matches(" kB").parse().context("a number of kB")?;
         let remote = remote_ports(pid)?;
-        let metrics = metrics(installation).await?;
+        let metrics = installation.metrics().await?;
         let metric = |name: &str| metrics.get(name).copied().unwrap_or_default();
         Ok(Self {
             workspaces,
@@ -70,19 +66,6 @@ pub fn print(costs: &[Cost]) {
             (last.connections as f64 - first.connections as f64) / more,
         );
     }
-}
-
-/// The provider's metrics, by name and labels.
-pub async fn metrics(installation: &Installation) -> Result<BTreeMap<String, f64>> {
-    let text =
-        reqwest::get(installation.metrics_url()).await.context("the provider's metrics")?.text().await?;
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    Ok(lines
-        .filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        })
-        .collect())
 }
 
 /// The remote ports of a process's established TCP connections.
