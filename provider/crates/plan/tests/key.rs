@@ -78,12 +78,18 @@ fn an_account_that_cannot_protect_a_key_is_named() {
     }
 }
 
-#[test]
-fn a_key_that_was_never_made_comes_back_after_an_unbind() {
+/// A key that is declared under an Account that is not ready.
+fn waiting() -> World {
     let mut world = World::new();
     world.account = pending();
     world.apply(spec("root", "Daily"));
     world.settles("hold, record");
+    world
+}
+
+#[test]
+fn a_key_that_was_never_made_comes_back_after_an_unbind() {
+    let mut world = waiting();
     world.tenant = TenantView::Unbinding;
     world.delete();
     world.settles("let go");
@@ -98,10 +104,7 @@ fn a_key_that_was_never_made_comes_back_after_an_unbind() {
 
 #[test]
 fn a_key_that_was_deleted_before_it_was_made_stays_away() {
-    let mut world = World::new();
-    world.account = pending();
-    world.apply(spec("root", "Daily"));
-    world.settles("hold, record");
+    let mut world = waiting();
     world.delete();
     world.settles("forget, let go");
     world.tenant = TenantView::Unbinding;
