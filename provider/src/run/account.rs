@@ -221,7 +221,7 @@ impl Provider {
         let now = Timestamp::now();
         let workspace = self.workspace(cluster).await?;
         if workspace.view == TenantView::Unknown && !self.is_visible(cluster) {
-            return Ok(self.unknown_or_left(cluster, workspace.row.as_ref()));
+            return Ok(self.unknown(cluster, workspace.row.as_ref()));
         }
         let snapshot = self.account_snapshot(&workspace, cluster, name).await?;
         if let Some(why) = &snapshot.unreadable {

@@ -10,7 +10,8 @@ use openkcm_apis::{LEDGER_FINALIZER, ServiceEncryptionKey, ServiceEncryptionKeyS
 use openkcm_keychain::{
     KeychainError, NewKey, crash_point,
     rows::{
-        AccountRow, DeclaredKey, ServiceKeyRow, TenantRow, VersionRow, VersionState as RowState, Withheld,
+        AccountRow, DeclaredKey, ServiceKeyRow, ServiceKeyState, TenantRow, VersionRow,
+        VersionState as RowState, Withheld,
     },
     seal::{Sealer, open_version},
 };
@@ -62,7 +63,7 @@ impl Provider {
             if off && matches!(self.orchestrator.told(id), Some(Told::Serve(_))) {
                 self.evict(id, Eviction::TenantSuspended);
             }
-            return Ok(if off { Flow::Wait(None) } else { self.unknown(cluster) });
+            return Ok(if off { Flow::Wait(None) } else { self.unknown(cluster, row) });
         }
         let object = match self.caches.keys.open(cluster, Some(&id.namespace), &id.name) {
             Lookup::Found(object) => Some(object),
@@ -79,7 +80,7 @@ impl Provider {
             None => None,
         };
         // A living key stays under its account, whatever an object of its name says.
-        let living = row.as_ref().filter(|row| row.delete_after.is_none() && row.destroyed_at.is_none());
+        let living = living(row.as_ref());
         let declared = match (&workspace.row, living) {
             (Some(tenant), None) => self.ledger.declared_key(tenant.id, &id.namespace, &id.name).await?,
             _ => None,
@@ -441,14 +442,18 @@ impl Provider {
 }
 
 impl KeySnapshot {
-    /// The key in the ledger, if it is not deleted.
     fn living(&self) -> Option<&ServiceKeyRow> {
-        self.row.as_ref().filter(|row| row.delete_after.is_none() && row.destroyed_at.is_none())
+        living(self.row.as_ref())
     }
 
     fn tenant(&self) -> anyhow::Result<&TenantRow> {
         self.account.tenant.as_ref().context("the tenant is not in the ledger")
     }
+}
+
+/// The key in the ledger, if it is not deleted.
+fn living(row: Option<&ServiceKeyRow>) -> Option<&ServiceKeyRow> {
+    row.filter(|row| row.state() == ServiceKeyState::Active)
 }
 
 fn spec_of(recorded: &serde_json::Value) -> anyhow::Result<ServiceEncryptionKeySpec> {

@@ -251,20 +251,17 @@ impl Provider {
 
     /// When to look again at an object of a workspace whose state is not known. Nothing announces that the last kind
     /// of an endpoint has been listed, so it is looked for; an endpoint that is away is announced when it comes back.
-    pub fn unknown(&self, cluster: &LogicalCluster) -> Flow {
-        let young = Timestamp::now().duration_since(self.times.plan.started) < SignedDuration::from_secs(60);
-        let listing = self.world.presence(cluster) != Presence::Unknown || (young && !self.world.synced());
-        Flow::Wait(Some(if listing { Duration::from_millis(500) } else { Duration::from_secs(30) }))
-    }
-
-    /// [`Self::unknown`], but there is nothing to look for where the workspace was unbound and is seen nowhere: its next binding
-    /// is announced, the end of its retention comes from the ledger, and there may be more of these than of all others.
-    pub fn unknown_or_left(&self, cluster: &LogicalCluster, row: Option<&TenantRow>) -> Flow {
-        let unbound = row.is_some_and(|row| row.unbound_at.is_some());
-        if unbound && self.world.presence(cluster) == Presence::Unknown {
+    ///
+    /// There is nothing to look for where the workspace was unbound and is seen nowhere: its next binding is announced, the end
+    /// of its retention comes from the ledger, and there may be more of these than of all others.
+    pub fn unknown(&self, cluster: &LogicalCluster, row: Option<&TenantRow>) -> Flow {
+        let presence = self.world.presence(cluster);
+        if presence == Presence::Unknown && row.is_some_and(|row| row.unbound_at.is_some()) {
             return Flow::Wait(None);
         }
-        self.unknown(cluster)
+        let young = Timestamp::now().duration_since(self.times.plan.started) < SignedDuration::from_secs(60);
+        let listing = presence != Presence::Unknown || (young && !self.world.synced());
+        Flow::Wait(Some(if listing { Duration::from_millis(500) } else { Duration::from_secs(30) }))
     }
 
     /// Whether what the caches say of the workspace is the present state.

@@ -37,7 +37,7 @@ impl Provider {
         // A workspace that is not deleted has one Tenant object at most.
         let object = self.caches.tenants.list(cluster).first().and_then(|tenant| tenant.open());
         if !visible && (row.is_some() || tenant::is_bound(&bindings)) {
-            return Ok(self.unknown_or_left(cluster, row.as_ref()));
+            return Ok(self.unknown(cluster, row.as_ref()));
         }
         if self.awaits_status(cluster, object.as_ref()) {
             return Ok(WRITTEN);
